@@ -1,0 +1,135 @@
+"""What several commands share: profile arguments, messages on standard error, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ftcore.errors import ExitCode, FtcoreError, Interrupted
+from ftcore.preflight import LoadedProfile, load_profile
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def guarded(command: Command, parsed: argparse.Namespace) -> int:
+    """Run a command. What ftcore raises on purpose becomes one message a line and its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter gets its escape
+    try:
+        with _interruptible():
+            return _answered(command, parsed)
+    except (OSError, SystemExit) as error:
+        return _unheard(error)
+    finally:
+        _settle_stderr()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is `Interrupted`: a `KeyboardInterrupt` that comes out of a plugin is the plugin's own."""
+
+    def stop(*_: object) -> None:
+        raise Interrupted("SIGINT received", ExitCode.INTERRUPTED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _answered(command: Command, parsed: argparse.Namespace) -> int:
+    try:
+        code = command(parsed)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that has left or a full disk can still be told
+        return code
+    except FtcoreError as error:
+        complain(str(error))
+        return error.exit_code
+    except Interrupted as stop:
+        complain(f"stopped: {stop.reason}")
+        return stop.exit_code
+    except (OSError, SystemExit):
+        raise
+    except Exception as error:  # a mistake of ftcore's own: one sentence here, the rest on request
+        if os.environ.get("FTCORE_TRACEBACK"):
+            raise
+        complain(f"unexpected {type(error).__name__}: {error}; set FTCORE_TRACEBACK=1 to see where, and report it")
+        return ExitCode.RUN_FAILED
+
+
+def _unheard(error: OSError | SystemExit) -> int:
+    """A file that cannot be written, or a pipe whose reader has left (`ftcore runs | head`), which is no failure."""
+    left = isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)  # rich exits with 1
+    if isinstance(error, SystemExit) and not left:
+        raise error
+    if isinstance(error, OSError) and not left:
+        complain(": ".join(part for part in (error.filename, error.strerror or str(error)) if part))
+    sys.stdout = None  # the interpreter must not complain at exit
+    return ExitCode.DONE if left else ExitCode.RUN_FAILED
+
+
+def complain(text: str) -> None:
+    """A message on standard error, if anyone still reads it; the exit code says the rest."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr)
+
+
+def _settle_stderr() -> None:
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        sys.stderr = None  # else the interpreter tries again at exit, and ends with a code of its own
+
+
+def print_json(value: Any) -> None:
+    """A JSON document on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def add_profile_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """The profile, and what the command line lays over it."""
+    parser.add_argument("profile", type=Path, nargs=None if required else "?", help="profile, such as profile.toml")
+    parser.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="override a key; may be repeated"
+    )
+    parser.add_argument(
+        "--with", dest="switch_on", action="append", default=[], metavar="PLUGIN", help="switch a plugin on"
+    )
+    parser.add_argument(
+        "--without", dest="switch_off", action="append", default=[], metavar="PLUGIN", help="switch a plugin off"
+    )
+
+
+def load(parsed: argparse.Namespace) -> LoadedProfile:
+    """The profile that the arguments name."""
+    return load_profile(parsed.profile, sets=parsed.sets, switch_on=parsed.switch_on, switch_off=parsed.switch_off)
+
+
+def table(columns: list[str], rows: list[list[str]]) -> None:
+    """A table on standard output, without colours when that is no terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ftcore.display import is_terminal
+
+    view = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        view.add_column(column, overflow="fold")
+    for row in rows:
+        view.add_row(*row)
+    Console(width=None if is_terminal(sys.stdout) else 200).print(view, markup=False)

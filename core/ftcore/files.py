@@ -1,0 +1,71 @@
+"""Write files so that a kill, a power cut or a reader never meets half of one."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a whole file, so that a reader or a kill sees the old one or the new one."""
+    staging = path.with_name(f".{path.name}.new")  # one name, so that a killed run leaves one file, soon replaced
+    try:
+        # An unpaired surrogate, which UTF-8 lacks, becomes the escape that JSON has for it.
+        with staging.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Replace a JSON document; not-a-number and infinity, which JSON lacks, become null."""
+    replace_text(path, json.dumps(finite(document), indent=1, ensure_ascii=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every number in it that JSON lacks."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether `error` says so: safetensors has an exception of its own for what is an `OSError` elsewhere."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"os error {errno.ENOSPC}" in str(error)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_tree(folder: Path) -> None:
+    """Force every file below `folder`, and the folder itself, to the disk."""
+    for path in [entry for entry in folder.rglob("*") if entry.is_file()]:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    for path in [*(entry for entry in folder.rglob("*") if entry.is_dir()), folder]:
+        sync_folder(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's entries to the disk, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

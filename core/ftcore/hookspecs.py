@@ -1,0 +1,140 @@
+"""The hooks, in the order in which a run calls them.
+
+A plugin implements any of them as methods, each marked with `hookimpl`, and names only the arguments
+that it needs. Four kinds say how many plugins may answer and what becomes of the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pluggy
+
+from ftcore.errors import Problem
+from ftcore.values import (
+    Artifact,
+    Loaded,
+    Outcome,
+    Prediction,
+    PreparedData,
+    Quantization,
+    Row,
+    Rows,
+    Run,
+    Step,
+    StopRequest,
+    Trainer,
+)
+
+PROJECT = "ftcore"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Kind(StrEnum):
+    """How many plugins may implement a hook, and what becomes of their answers."""
+
+    EXACTLY_ONE = "exactly one"
+    AT_MOST_ONE = "at most one"
+    ALL = "all"
+    OBSERVERS = "observers"
+
+
+def _hook(kind: Kind) -> Callable[[F], F]:
+    def mark(function: F) -> F:
+        function.kind = kind  # type: ignore[attr-defined]
+        return hookspec(function, firstresult=kind in (Kind.EXACTLY_ONE, Kind.AT_MOST_ONE))
+
+    return mark
+
+
+class Hooks:
+    """Every hook of ftcore. Raise `RunError` for what is wrong with data, model or machine."""
+
+    @_hook(Kind.ALL)
+    def check(self, run: Run) -> Sequence[Problem] | None:
+        """Find what can be known without heavy imports: a missing file, token, converter, or disk space.
+
+        Asked before anything is loaded, and by `ftcore check`. `run.folder` does not exist yet.
+        """
+
+    @_hook(Kind.AT_MOST_ONE)
+    def launch(self, run: Run, command: Sequence[str]) -> int | None:
+        """Start the worker with `command`, wait, and return its exit code.
+
+        A run's folder is locked by one worker at a time, so several ranks cannot share one yet.
+        Without an answer (or with None) the run goes on in this process.
+        """
+
+    @_hook(Kind.OBSERVERS)
+    def run_started(self, run: Run, settings: Mapping[str, Any]) -> None:
+        """The run folder is there and locked. `settings` is the resolved profile, as nested tables."""
+
+    @_hook(Kind.EXACTLY_ONE)
+    def load_rows(self, run: Run) -> Sequence[Row]:  # type: ignore[empty-body]
+        """Read the raw rows, in a stable order. The engine splits off the held-out ones."""
+
+    @_hook(Kind.EXACTLY_ONE)
+    def load_processor(self, run: Run, rows: Rows) -> Any:
+        """Load the tokenizer or processor, without the model's weights."""
+
+    @_hook(Kind.EXACTLY_ONE)
+    def format_dataset(self, run: Run, rows: Rows, processor: Any) -> PreparedData:  # type: ignore[empty-body]
+        """Tokenize the rows and mask what is not trained. The engine proves the labels."""
+
+    @_hook(Kind.AT_MOST_ONE)
+    def quantize(self, run: Run) -> Quantization | None:
+        """Options that the loader reads the weights with, so that they shrink as they are read."""
+
+    @_hook(Kind.EXACTLY_ONE)
+    def load_model(  # type: ignore[empty-body]
+        self, run: Run, processor: Any, quantization: Quantization | None
+    ) -> Loaded:
+        """Read the model's weights. Wrap this hook for what must surround it, such as an init context."""
+
+    @_hook(Kind.AT_MOST_ONE)
+    def adapt(self, run: Run, loaded: Loaded) -> Loaded | None:
+        """Put trainable adapters on the model. Without an answer, all weights are trained."""
+
+    @_hook(Kind.ALL)
+    def training_args(self, run: Run) -> Mapping[str, Any] | None:
+        """Arguments for the trainer, in its own words; two plugins that disagree on one are an error."""
+
+    @_hook(Kind.EXACTLY_ONE)
+    def make_trainer(  # type: ignore[empty-body]
+        self, run: Run, loaded: Loaded, data: PreparedData, args: Mapping[str, Any]
+    ) -> Trainer:
+        """Build the trainer. `args` are the merged answers of `training_args`."""
+
+    @_hook(Kind.OBSERVERS)
+    def on_step(self, run: Run, step: Step) -> StopRequest | None:
+        """An optimizer step has ended. Return a request to stop, or nothing."""
+
+    @_hook(Kind.OBSERVERS)
+    def on_evaluation(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        """The model was evaluated on the held-out rows after `step`, as `train.eval_steps` says."""
+
+    @_hook(Kind.AT_MOST_ONE)
+    def score(self, run: Run, predictions: Sequence[Prediction]) -> Mapping[str, float] | None:
+        """Task metrics of answers to held-out rows: higher is better, names are stable."""
+
+    @_hook(Kind.ALL)
+    def export(self, run: Run, loaded: Loaded, data: PreparedData, saved: Path) -> Artifact | None:
+        """Write an artifact below `run.folder / "exports"` and prove it.
+
+        `saved` is the folder with the adapter, or with the whole model if there is no adapter.
+        """
+
+    @_hook(Kind.OBSERVERS)
+    def run_ended(self, run: Run, outcome: Outcome) -> None:
+        """The run is over: finished, stopped or failed. Always called, once."""
+
+
+def hook_kinds() -> dict[str, Kind]:
+    """Every hook's name and kind, in calling order."""
+    return {name: function.kind for name, function in vars(Hooks).items() if hasattr(function, "kind")}

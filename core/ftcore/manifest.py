@@ -1,0 +1,191 @@
+"""`manifest.json`: what ran, on what, and how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ftcore.errors import RunError
+from ftcore.files import file_digest, write_json
+from ftcore.plugins import Active
+from ftcore.values import Artifact, Ledger, Outcome, Proof, RunState, Sample, Verdict
+
+FILE = "manifest.json"
+LIBRARIES = ("ftcore", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
+BITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG")
+
+
+@attrs.frozen(kw_only=True)
+class Manifest:
+    """Everything that a later reader needs to know about a run. Fields are stable; new ones may be added."""
+
+    name: str
+    created: str
+    settings: Mapping[str, Any]
+    plugins: Sequence[Mapping[str, str]]
+    versions: Mapping[str, str]
+    environment: Mapping[str, Any]
+    state: RunState = RunState.RUNNING
+    reason: str = ""
+    ended: str = ""
+    data: Mapping[str, Any] = attrs.field(factory=dict)
+    model: Mapping[str, str] = attrs.field(factory=dict)
+    step: int = 0
+    total_steps: int = 0
+    stopped_at: int = 0
+    loss: Mapping[str, float | None] = attrs.field(factory=lambda: {"before": None, "after": None})
+    scores: Mapping[str, Mapping[str, float]] = attrs.field(factory=lambda: {"before": {}, "after": {}})
+    samples: Sequence[Mapping[str, str]] = attrs.field(factory=list)
+    exports: Sequence[Mapping[str, Any]] = attrs.field(factory=list)
+    resumes: Sequence[Mapping[str, Any]] = attrs.field(factory=list)
+
+    @property
+    def last_resume(self) -> Mapping[str, Any]:
+        """How the run was last told to go on; empty if it never was."""
+        return self.resumes[-1] if self.resumes else {}
+
+    def write(self, folder: Path) -> None:
+        """Replace the manifest of the run in `folder`, whole or not at all."""
+        write_json(folder / FILE, attrs.asdict(self))
+
+    def with_outcome(self, outcome: Outcome) -> Manifest:
+        """This manifest with how the run stands."""
+        return attrs.evolve(
+            self,
+            state=outcome.state,
+            reason=outcome.reason,
+            step=outcome.step,
+            loss={"before": outcome.loss_before, "after": outcome.loss_after},
+            scores={"before": dict(outcome.scores_before), "after": dict(outcome.scores_after)},
+            samples=[attrs.asdict(sample) for sample in outcome.samples],
+            exports=[artifact_as_json(artifact) for artifact in outcome.artifacts],
+        )
+
+    def outcome(self, folder: Path) -> Outcome:
+        """How the run in `folder` ended, or how far it is, as the value that `run` returns."""
+        return Outcome(
+            state=RunState(self.state),
+            folder=folder,
+            step=self.step,
+            reason=self.reason,
+            loss_before=self.loss["before"],
+            loss_after=self.loss["after"],
+            scores_before=self.scores["before"],
+            scores_after=self.scores["after"],
+            samples=tuple(Sample(**sample) for sample in self.samples),
+            artifacts=tuple(_artifact(export) for export in self.exports),
+        )
+
+
+def new_manifest(name: str, settings: Mapping[str, Any], active: Sequence[Active]) -> Manifest:
+    """The manifest of a run that is about to start."""
+    return Manifest(
+        name=name,
+        created=now(),
+        settings=settings,
+        plugins=[
+            {"name": p.source.name, "distribution": p.source.distribution, "version": p.source.version} for p in active
+        ],
+        versions=_versions(),
+        environment=_environment(),
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the run in `folder`. Raises `RunError` when there is none or it is damaged."""
+    try:
+        values = json.loads((folder / FILE).read_text("utf-8"))
+        known = {field.name for field in attrs.fields(Manifest)}
+        manifest = Manifest(**{name: value for name, value in values.items() if name in known})
+        manifest.outcome(folder)  # raises for a value of the wrong kind, which a list of runs would stumble over
+        _require_kinds(manifest)
+        return manifest
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{folder} is no run folder: it has no {FILE}") from None
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise RunError(f"{folder / FILE} is damaged: {error}") from None
+
+
+def _require_kinds(manifest: Manifest) -> None:
+    kinds: Mapping[type[Any], tuple[str, ...]] = {
+        dict: ("settings", "versions", "environment", "data", "model", "loss", "scores"),
+        list: ("plugins", "samples", "exports", "resumes"),
+        int: ("step", "total_steps", "stopped_at"),
+        str: ("name", "created", "ended", "reason"),
+    }
+    for kind, names in kinds.items():
+        for name in names:
+            if not isinstance(getattr(manifest, name), kind):
+                raise ValueError(f"{name} is of another kind")
+
+
+def now() -> str:
+    """The time, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def fingerprint_folder(base: str) -> str:
+    """A SHA-256 over every file of a local model folder; empty for a hub id, whose revision identifies it."""
+    folder = Path(base)
+    if not folder.is_dir():
+        return ""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder).as_posix()} {file_digest(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def ledger_as_json(ledger: Ledger) -> dict[str, Any]:
+    """The ledger with dropped rows counted by reason."""
+    return {
+        "rows": ledger.rows,
+        "trained": ledger.trained,
+        "held_out": ledger.held_out,
+        "dropped": dict(ledger.reasons),
+    }
+
+
+def artifact_as_json(artifact: Artifact) -> dict[str, Any]:
+    """An artifact in the stable form of `exports[]`."""
+    proof = {"verdict": artifact.proof.verdict, "figures": dict(artifact.proof.figures), "note": artifact.proof.note}
+    return {"kind": artifact.kind, "path": str(artifact.path), "proof": proof}
+
+
+def _artifact(export: Mapping[str, Any]) -> Artifact:
+    proof = export["proof"]
+    return Artifact(
+        kind=export["kind"],
+        path=Path(export["path"]),
+        proof=Proof(verdict=Verdict(proof["verdict"]), figures=proof["figures"], note=proof["note"]),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "executable": sys.executable,
+        "cpus": os.cpu_count(),
+        # Losses are bit-equal only where these and the number of threads are.
+        "bits": {name: os.environ[name] for name in BITS if name in os.environ},
+    }

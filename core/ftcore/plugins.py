@@ -1,0 +1,274 @@
+"""The active plugins of one run, behind a typed method for each hook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import pluggy
+
+from ftcore.discovery import Source
+from ftcore.errors import PluginError, Problem
+from ftcore.hookspecs import PROJECT, Hooks, Kind, hook_kinds
+from ftcore.isolation import Observer, Report, Traced, name_failures, name_wrapper_failures, trace
+from ftcore.slots import SLOTS, conflicts, yields_all
+from ftcore.structure import nearest
+from ftcore.values import (
+    Artifact,
+    Loaded,
+    Outcome,
+    Prediction,
+    PreparedData,
+    Proof,
+    Quantization,
+    Row,
+    Rows,
+    Run,
+    Step,
+    StopRequest,
+    Trainer,
+    Verdict,
+)
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class Active:
+    """A plugin that is on in this run. A fallback is on without a table, and yields its slots."""
+
+    source: Source
+    cls: type[Any]
+    config: Any
+    fallback: bool = False
+
+
+class _Manager(pluggy.PluginManager):
+    """Calls plugins in profile order, fallbacks last, whatever their marks say."""
+
+    def __init__(self, fallbacks: Container[type[Any]]) -> None:
+        super().__init__(PROJECT)
+        self.add_hookspecs(Hooks)
+        self._fallbacks = fallbacks
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        """See pluggy: the options that a method was marked with."""
+        options = super().parse_hookimpl_opts(plugin, name)
+        if options is None:
+            return None
+        return {**options, "tryfirst": False, "trylast": type(plugin) in self._fallbacks}
+
+
+def build_plugins(
+    active: Sequence[Active], *, report: Report, record: Callable[[Traced], None] | None = None
+) -> tuple[Plugins, list[Problem]]:
+    """Register `active`, first plugin first, and find slots with no filler or too many.
+
+    Raises `PluginError` when a plugin cannot be built or names an unknown hook or argument.
+    """
+    fallbacks = {plugin.source.name for plugin in active if plugin.fallback}
+    manager = _Manager({plugin.cls for plugin in active if plugin.fallback})
+    for plugin in reversed(active):  # pluggy calls the last one registered first
+        _register(manager, plugin)
+    sources = {plugin.source.name: plugin.source for plugin in active}
+    _reject_misfits(manager, sources, fallbacks)
+    for name in [name for name in fallbacks if yields_all(manager, name)]:
+        manager.unregister(name=name)  # it is not asked to check what is not its business
+    problems = conflicts(manager)
+    _guard(manager, sources, report, record)
+    return Plugins(manager), problems
+
+
+def implemented_hooks(cls: type[Any]) -> list[str]:
+    """The hooks that a plugin class implements, in calling order."""
+    marked = {name for name in dir(cls) if hasattr(getattr(cls, name, None), f"{PROJECT}_impl")}
+    return [name for name in hook_kinds() if name in marked]
+
+
+class Plugins:
+    """One run's plugins. Every method calls one hook; data hooks propagate, observers are isolated."""
+
+    def __init__(self, manager: pluggy.PluginManager) -> None:
+        self._manager = manager
+        self._hook = manager.hook
+
+    def check(self, run: Run) -> list[Problem]:
+        """Every problem that any plugin finds."""
+        return [problem for _, found in self._each("check", run=run) for problem in found]
+
+    def launch(self, run: Run, command: Sequence[str]) -> int | None:
+        """The exit code of the workers, or None to go on in this process."""
+        code: int | None = self._hook.launch(run=run, command=command)
+        return code
+
+    def run_started(self, run: Run, settings: Mapping[str, Any]) -> None:
+        """Tell the observers."""
+        self._hook.run_started(run=run, settings=settings)
+
+    def load_rows(self, run: Run) -> Sequence[Row]:
+        """The raw rows."""
+        rows: Sequence[Row] = self._hook.load_rows(run=run)
+        return self._answered("load_rows", rows)
+
+    def load_processor(self, run: Run, rows: Rows) -> Any:
+        """The tokenizer or processor."""
+        return self._answered("load_processor", self._hook.load_processor(run=run, rows=rows))
+
+    def format_dataset(self, run: Run, rows: Rows, processor: Any) -> PreparedData:
+        """The tokenized rows."""
+        data = self._hook.format_dataset(run=run, rows=rows, processor=processor)
+        return self._expect("format_dataset", data, PreparedData)
+
+    def quantize(self, run: Run) -> Quantization | None:
+        """Options to read the weights with."""
+        answer = self._hook.quantize(run=run)
+        return None if answer is None else self._expect("quantize", answer, Quantization)
+
+    def load_model(self, run: Run, processor: Any, quantization: Quantization | None) -> Loaded:
+        """The model."""
+        loaded = self._hook.load_model(run=run, processor=processor, quantization=quantization)
+        return self._expect("load_model", loaded, Loaded)
+
+    def adapt(self, run: Run, loaded: Loaded) -> Loaded:
+        """The model with its trainable adapters, or as it was."""
+        answer = self._hook.adapt(run=run, loaded=loaded)
+        return loaded if answer is None else self._expect("adapt", answer, Loaded)
+
+    def training_args(self, run: Run) -> Mapping[str, Any]:
+        """The merged arguments. Raises `PluginError` naming two plugins that disagree."""
+        merged: dict[str, Any] = {}
+        said_by: dict[str, str] = {}
+        for name, arguments in self._each("training_args", run=run):
+            for key, value in arguments.items():
+                if key in merged and merged[key] != value:
+                    raise PluginError(
+                        f"training argument {key}: {said_by[key]} says {merged[key]!r} and {name} says {value!r};"
+                        " switch one of them off"
+                    )
+                merged[key], said_by[key] = value, name
+        return merged
+
+    def make_trainer(self, run: Run, loaded: Loaded, data: PreparedData, args: Mapping[str, Any]) -> Trainer:
+        """The trainer."""
+        trainer: Trainer = self._hook.make_trainer(run=run, loaded=loaded, data=data, args=args)
+        if callable(getattr(self._answered("make_trainer", trainer), "train", None)):
+            return trainer
+        raise self._wrong("make_trainer", "Trainer", trainer)
+
+    def on_step(self, run: Run, step: Step) -> StopRequest | None:
+        """The first request to stop, if any."""
+        answers = self._hook.on_step(run=run, step=step)
+        return next((answer for answer in answers if isinstance(answer, StopRequest)), None)
+
+    def on_evaluation(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
+        """Tell the observers."""
+        self._hook.on_evaluation(run=run, step=step, metrics=metrics)
+
+    def score(self, run: Run, predictions: Sequence[Prediction]) -> Mapping[str, float]:
+        """Task metrics; empty without a plugin that scores."""
+        scores = self._hook.score(run=run, predictions=predictions) or {}
+        return self._numbers("score", scores)
+
+    def export(self, run: Run, loaded: Loaded, data: PreparedData, saved: Path) -> Iterator[Artifact]:
+        """Every artifact, as it is written."""
+        for _, artifact in self._each("export", run=run, loaded=loaded, data=data, saved=saved):
+            proof = self._expect("export", self._expect("export", artifact, Artifact).proof, Proof)
+            self._expect("export", proof.verdict, Verdict)
+            figures = self._numbers("export", proof.figures)
+            yield attrs.evolve(artifact, proof=attrs.evolve(proof, figures=figures))
+
+    def run_ended(self, run: Run, outcome: Outcome) -> None:
+        """Tell the observers, also those that were left out."""
+        self._hook.run_ended(run=run, outcome=outcome)
+
+    def implementers(self, hook: str) -> list[str]:
+        """Names of the plugins that implement `hook`, first called first."""
+        return [impl.plugin_name for impl in reversed(getattr(self._hook, hook).get_hookimpls())]
+
+    def _each(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
+        """One plugin's answer at a time, in profile order, with the plugin's name."""
+        for name in self.implementers(hook):
+            others = [plugin for other, plugin in self._manager.list_name_plugin() if other != name and plugin]
+            for answer in self._manager.subset_hook_caller(hook, others)(**arguments):
+                yield name, answer
+
+    def _numbers(self, hook: str, figures: Mapping[str, Any]) -> dict[str, float]:
+        """Plain numbers, which JSON can hold; a numpy or torch scalar is turned into one."""
+        try:
+            return {str(name): float(value) for name, value in figures.items()}
+        except (TypeError, ValueError, AttributeError) as error:
+            raise PluginError(f"{hook}: {self._names(hook)} must answer numbers: {error}") from error
+
+    def _answered(self, hook: str, answer: T | None) -> T:
+        if answer is None:
+            raise PluginError(f"{hook}: {self._names(hook)} answered nothing; it must return a value")
+        return answer
+
+    def _expect(self, hook: str, answer: Any, cls: type[T]) -> T:
+        if isinstance(answer, cls):
+            return answer
+        raise self._wrong(hook, cls.__name__, answer)
+
+    def _wrong(self, hook: str, wanted: str, answer: Any) -> PluginError:
+        return PluginError(f"{hook}: {self._names(hook)} must return {wanted}, got {type(answer).__name__}")
+
+    def _names(self, hook: str) -> str:
+        return ", ".join(self.implementers(hook))
+
+
+def _register(manager: pluggy.PluginManager, plugin: Active) -> None:
+    try:
+        # A plugin without options has no Config, and then needs no constructor either.
+        instance = plugin.cls(plugin.config) if hasattr(plugin.cls, "Config") else plugin.cls()
+        manager.register(instance, name=plugin.source.name)
+    except pluggy.PluginValidationError as error:
+        reason = " ".join(str(error).split())
+        raise PluginError(f"plugin {plugin.source} does not fit its hooks: {reason}") from None
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"plugin {plugin.source} cannot be built: {type(error).__name__}: {error}") from error
+
+
+def _reject_misfits(manager: pluggy.PluginManager, sources: Mapping[str, Source], fallbacks: Container[str]) -> None:
+    kinds = hook_kinds()
+    for hook, caller in vars(manager.hook).items():
+        for impl in [] if hook.startswith("_") else caller.get_hookimpls():
+            fault = _misfit(hook, kinds.get(hook), impl, fallback=impl.plugin_name in fallbacks)
+            if fault:
+                raise PluginError(f"plugin {sources[impl.plugin_name]} {fault}")
+    manager.check_pending()
+
+
+def _misfit(hook: str, kind: Kind | None, impl: pluggy.HookImpl, *, fallback: bool) -> str:
+    if kind is None:
+        return "" if impl.optionalhook else f"implements an unknown hook {hook!r}{nearest(hook, hook_kinds())}"
+    if impl.kwargnames:
+        return f"gives {', '.join(impl.kwargnames)} a default in {hook}; hook arguments have none"
+    if kind not in SLOTS and (impl.wrapper or impl.hookwrapper):
+        return f"wraps {hook}; only hooks that one plugin answers can be wrapped"
+    if fallback and kind is Kind.OBSERVERS:
+        return f"is a fallback and implements {hook}; only plugins that a profile names may watch a run"
+    return ""
+
+
+def _guard(
+    manager: pluggy.PluginManager,
+    sources: Mapping[str, Source],
+    report: Report,
+    record: Callable[[Traced], None] | None,
+) -> None:
+    """Put every implementation behind its guard; pluggy calls `HookImpl.function`."""
+    observers = {name: Observer(source, report) for name, source in sources.items()}
+    for hook, kind in hook_kinds().items():
+        for impl in getattr(manager.hook, hook).get_hookimpls():
+            source = sources[impl.plugin_name]
+            if impl.wrapper or impl.hookwrapper:
+                impl.function = name_wrapper_failures(source, hook, impl.function)
+                continue
+            if record is not None:
+                impl.function = trace(source, hook, impl.function, record)
+            if kind is Kind.OBSERVERS:
+                impl.function = observers[impl.plugin_name].guard(hook, impl.function)
+            else:
+                impl.function = name_failures(source, hook, impl.function)

@@ -1,0 +1,193 @@
+"""Everything before the first heavy import: profile, plugins, options, slots, and each plugin's own check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ftcore.discovery import Installed, Source, config_class, discover
+from ftcore.disk import disk_problems
+from ftcore.errors import PluginError, Problem, ProfileError
+from ftcore.isolation import Report, Traced
+from ftcore.plugins import Active, Plugins, build_plugins
+from ftcore.profile import LayeredProfile, Table, read_profile
+from ftcore.sensible import contradictions, doubts
+from ftcore.structure import KeyPath, nearest, structure
+from ftcore.tables import DataTable, HardwareTable, ModelTable, RunTable, TrainTable
+from ftcore.values import Profile, Run
+
+CORE_TABLES: Mapping[str, type[Any]] = {
+    "run": RunTable,
+    "hardware": HardwareTable,
+    "model": ModelTable,
+    "data": DataTable,
+    "train": TrainTable,
+}
+
+
+@attrs.frozen(kw_only=True)
+class LoadedProfile:
+    """A profile without mistakes: typed core tables, and the plugins that are on, in profile order."""
+
+    source: LayeredProfile
+    profile: Profile
+    active: tuple[Active, ...]
+
+    @property
+    def run_name(self) -> str:
+        """`run.name`, or the profile's file name."""
+        return self.profile.run.name or self.source.name
+
+    def settings(self) -> Table:
+        """The resolved profile as plain tables: every option with its value, paths absolute."""
+        tables = {name: as_table(getattr(self.profile, name)) for name in CORE_TABLES}
+        tables["run"]["name"] = self.run_name
+        *below, _, _ = self.source.layers
+        if below and self.profile.hardware.profile.endswith(".toml"):  # relative to the profile, not to the run
+            tables["hardware"]["profile"] = str(below[0].file)
+        plugins = {plugin.source.name: as_table(plugin.config) for plugin in self.active if not plugin.fallback}
+        return {**tables, "plugin": plugins}
+
+
+def load_profile(
+    path: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    switch_on: Sequence[str] = (),
+    switch_off: Sequence[str] = (),
+    resolved: bool = False,
+) -> LoadedProfile:
+    """Read and check a profile. Imports the plugins that it names, and nothing heavy.
+
+    `resolved` says that it is a run's own, which names every option: no hardware profile lies under it.
+    Raises `ProfileError` with every problem of the profile, or `PluginError` when a plugin is broken.
+    """
+    source = read_profile(Path(path), sets=sets, switch_on=switch_on, switch_off=switch_off, resolved=resolved)
+    tables, problems = _core_tables(source)
+    active, plugin_problems, broken = _active_plugins(source, discover())
+    profile = Profile(**tables)
+    found = (finding for finding in contradictions(profile) if finding[0][0] in tables)
+    problems += [*source.problems, *plugin_problems, *(source.problem(key, text) for key, text in found)]
+    if problems:
+        raise ProfileError([*problems, *(Problem(message=str(error)) for error in broken)])
+    if broken:
+        raise PluginError("\n".join(str(error) for error in broken))
+    return LoadedProfile(source=source, profile=profile, active=tuple(active))
+
+
+def check_profile(
+    loaded: LoadedProfile, run: Run, *, report: Report, record: Callable[[Traced], None] | None = None
+) -> tuple[Plugins, list[Problem]]:
+    """Register the plugins and ask each to check. Returns them with the warnings.
+
+    Raises `ProfileError` with every slot conflict, or every error that a check found.
+    """
+    plugins, conflicts = build_plugins(loaded.active, report=report, record=record)
+    if conflicts:  # what is checked depends on which plugins stay
+        raise ProfileError(loaded.source.locate(problem) for problem in conflicts)
+    found = [loaded.source.locate(problem) for problem in (*plugins.check(run), *disk_problems(run))]
+    found += [loaded.source.problem(key, text, "warning") for key, text in doubts(loaded.profile)]
+    if any(problem.severity == "error" for problem in found):
+        raise ProfileError(found)
+    return plugins, found
+
+
+def as_table(value: Any) -> Table:
+    """An attrs instance as a TOML table: no None, paths as strings, tuples as lists."""
+    return {name: _plain(item) for name, item in attrs.asdict(value, recurse=False).items() if item is not None}
+
+
+def _plain(value: Any) -> Any:
+    if attrs.has(type(value)):
+        return as_table(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _core_tables(source: LayeredProfile) -> tuple[dict[str, Any], list[Problem]]:
+    """Every table without a mistake, and the mistakes in the others."""
+    tables: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for name, cls in CORE_TABLES.items():
+        table, found = _table(source, cls, (name,))
+        problems += found
+        tables |= {} if found else {name: table}
+    for name in source.tables:
+        if name not in CORE_TABLES and name != "plugin":
+            hint = nearest(name, [*CORE_TABLES, "plugin"])
+            problems.append(source.problem((name,), f"unknown table{hint}"))
+    return tables, problems
+
+
+def _table(source: LayeredProfile, cls: type[Any], key: KeyPath) -> tuple[Any, list[Problem]]:
+    table: Any = source.tables
+    for part in key:
+        table = table.get(part, {})
+    value, mistakes = structure(cls, table, key)
+    if mistakes:
+        return None, [source.problem(path, text) for path, text in mistakes]
+    return _with_absolute_paths(source, value, key), []
+
+
+def _with_absolute_paths(source: LayeredProfile, value: Any, key: KeyPath) -> Any:
+    """Relative paths hang on the file that they are written in; defaults on the working directory."""
+    changes = {}
+    for field in attrs.fields(type(value)):
+        item, layer = getattr(value, field.name), source.layer_of((*key, field.name))
+        folder = layer.folder if layer else Path.cwd()
+        if attrs.has(type(item)):
+            changes[field.name] = _with_absolute_paths(source, item, (*key, field.name))
+        elif isinstance(item, Path):
+            changes[field.name] = folder / item
+        elif isinstance(item, tuple) and any(isinstance(part, Path) for part in item):
+            changes[field.name] = tuple(folder / part for part in item)
+        elif field.metadata.get("folder_or_id") and item:
+            changes[field.name] = _folder_or_id(folder, item)
+    return attrs.evolve(value, **changes)
+
+
+def _folder_or_id(folder: Path, text: str) -> str:
+    path = folder / Path(text).expanduser()
+    meant = text.startswith((".", "/", "~")) or path.is_dir()
+    return str(path.resolve()) if meant else text
+
+
+def _active_plugins(
+    source: LayeredProfile, installed: Installed
+) -> tuple[list[Active], list[Problem], list[PluginError]]:
+    named = source.tables.get("plugin", {})
+    if not isinstance(named, dict):
+        return [], [source.problem(("plugin",), "expected tables such as [plugin.lora]")], []
+    active: list[Active] = []
+    problems: list[Problem] = []
+    broken: list[PluginError] = []
+    for name in [*named, *(name for name in installed.fallbacks if name not in named)]:
+        if name not in installed.names:
+            problems.append(source.problem(("plugin", name), f"no such plugin{nearest(name, installed.names)}"))
+            continue
+        try:
+            found = installed.find(name)
+            plugin, mistakes = _activate(source, found, fallback=name not in named)
+        except PluginError as error:
+            broken.append(error)
+            continue
+        problems += mistakes
+        active += [plugin] if plugin else []
+    return active, problems, broken
+
+
+def _activate(source: LayeredProfile, found: Source, *, fallback: bool) -> tuple[Active | None, list[Problem]]:
+    cls = found.load()
+    try:
+        config, problems = _table(source, config_class(cls), ("plugin", found.name))
+    except (NameError, TypeError) as error:
+        raise PluginError(f"plugin {found}: its Config cannot be read: {error}") from error
+    if problems:
+        return None, problems
+    return Active(source=found, cls=cls, config=config, fallback=fallback), []

@@ -1,0 +1,166 @@
+"""Run folders: made whole, locked while in use, and listed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import attrs
+import tomli_w
+
+from ftcore.errors import ProfileError, RunError
+from ftcore.files import replace_text
+from ftcore.manifest import FILE, Manifest, read_manifest
+from ftcore.metrics import read_metrics
+from ftcore.values import RunState
+
+PROFILE = "profile.toml"
+METRICS = "metrics.jsonl"
+LOCK = ".lock"
+LOCK_TRIES = 10
+_STAGING = ".new-"
+
+
+def planned_folder(output_dir: Path, name: str) -> Path:
+    """A folder that no run has: `runs/NAME-20261120-140501`, with a number behind it if need be."""
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"  # local time, as people name folders
+    folder, number = output_dir / stem, 1
+    while folder.exists():
+        number += 1
+        folder = output_dir / f"{stem}-{number}"
+    return folder.absolute()
+
+
+def create_run_folder(folder: Path, settings: Mapping[str, Any], manifest: Manifest) -> Path:
+    """Write a new run folder beside its place and rename it, so that a kill leaves none half-made.
+
+    Returns where it is: another run may have taken the name since it was planned.
+    Raises `ProfileError` when `run.output_dir` cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=folder.parent))
+        try:
+            staging.chmod(0o755)
+            write_profile(staging, settings)
+            manifest.write(staging)
+            return _renamed(staging, folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise ProfileError(f"run.output_dir: {folder.parent} cannot be written: {error.strerror}") from error
+
+
+def _renamed(staging: Path, folder: Path) -> Path:
+    for place in itertools.chain([folder], (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))):
+        try:
+            return staging.rename(place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    raise AssertionError("there is always a next number")
+
+
+def write_profile(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the resolved profile, whole or not at all."""
+    replace_text(folder / PROFILE, tomli_w.dumps(settings))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run in `folder`. The system frees the lock of a process that died, however it died.
+
+    Raises `RunError` that names the holder when another process has it.
+    """
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        # Else a worker process of the run, which outlives a killed run for a moment, holds it on.
+        os.register_at_fork(after_in_child=file.close)
+        if not _acquired(file):
+            file.seek(0)
+            raise RunError(f"{folder} is in use by {file.read().strip() or 'another process'}; wait for it")
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def _acquired(file: TextIO) -> bool:
+    for _ in range(LOCK_TRIES):  # `is_locked` holds the lock for an instant, to see whether it can
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return True
+    return False
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a live process holds the run."""
+    try:
+        with (folder / LOCK).open("r", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+@attrs.frozen(kw_only=True)
+class RunInfo:
+    """One run in a list. `state` is `interrupted` for a run that was killed."""
+
+    name: str
+    folder: Path
+    state: str
+    created: str
+    step: int
+    total_steps: int
+    loss: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**attrs.asdict(self), "folder": str(self.folder)}
+
+
+def list_runs(output_dir: Path) -> list[RunInfo]:
+    """Every run below `output_dir`, newest first. Folders that are no runs are passed over."""
+    if not output_dir.is_dir():
+        return []
+    found = []
+    for manifest in output_dir.glob(f"*/{FILE}"):
+        try:
+            found.append(run_info(manifest.parent))
+        except RunError:
+            continue
+    return sorted(found, key=lambda info: (info.created, info.name), reverse=True)
+
+
+def run_info(folder: Path) -> RunInfo:
+    """How the run in `folder` stands. Raises `RunError` when it is no run."""
+    manifest = read_manifest(folder)
+    running = manifest.state == RunState.RUNNING
+    state = "interrupted" if running and not is_locked(folder) else str(manifest.state)
+    lines = [line for line in read_metrics(folder / METRICS) if "loss" in line]
+    last = lines[-1] if lines else {}
+    return RunInfo(
+        name=folder.name,
+        folder=folder,
+        state=state,
+        created=manifest.created,
+        step=max(manifest.step, last.get("step", 0)),
+        total_steps=manifest.total_steps,
+        loss=last.get("loss"),
+    )

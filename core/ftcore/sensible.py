@@ -1,0 +1,52 @@
+"""Settings that contradict each other, and settings that are legal but rarely meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ftcore.structure import KeyPath
+from ftcore.values import Profile
+
+Finding = tuple[KeyPath, str]
+
+HIGH_LEARNING_RATE = 1e-2
+LOW_LEARNING_RATE = 1e-7
+MANY_EPOCHS = 50
+LARGE_BATCH = 4096
+LONG_NAME = 128
+
+
+def contradictions(profile: Profile) -> Iterator[Finding]:
+    """What can never work, whatever the data is."""
+    name = profile.run.name
+    if name in (".", "..") or "/" in name or not name.isprintable() or len(name.encode()) > LONG_NAME:
+        yield ("run", "name"), f"must be one folder name of at most {LONG_NAME} printable characters"
+    train = profile.train
+    micro = train.micro_batch_size
+    if micro is not None and micro <= train.batch_size and train.batch_size % micro:
+        text = f"{micro} does not divide train.batch_size = {train.batch_size}; choose a divisor"
+        yield ("train", "micro_batch_size"), text
+    if train.max_steps is not None and train.warmup >= 1 and train.warmup > train.max_steps:
+        text = f"{train.warmup:g} steps of warm-up exceed train.max_steps = {train.max_steps}; shorten it"
+        yield ("train", "warmup"), text
+    if train.eval_steps and not profile.data.validation:
+        yield ("train", "eval_steps"), "no rows are held out to evaluate on; set data.validation, or eval_steps = 0"
+    if train.precision == "fp16" and profile.hardware.device in ("cpu", "mps"):
+        yield ("train", "precision"), f"fp16 needs a CUDA device, not {profile.hardware.device}; use fp32 or bf16"
+
+
+def doubts(profile: Profile) -> Iterator[Finding]:
+    """What is probably a slip; the run goes on."""
+    train = profile.train
+    if train.learning_rate > HIGH_LEARNING_RATE:
+        yield ("train", "learning_rate"), f"{train.learning_rate:g} is unusually high; 1e-5 to 1e-3 is common"
+    if train.learning_rate < LOW_LEARNING_RATE:
+        yield ("train", "learning_rate"), f"{train.learning_rate:g} is unusually low; 1e-5 to 1e-3 is common"
+    if train.max_steps is None and train.epochs > MANY_EPOCHS:
+        yield ("train", "epochs"), f"{train.epochs:g} passes will likely memorise the rows; 1 to 5 is common"
+    if train.batch_size > LARGE_BATCH:
+        yield ("train", "batch_size"), f"{train.batch_size} is unusually large; 8 to 256 is common"
+    if not train.max_grad_norm > 0:
+        yield ("train", "max_grad_norm"), "gradients are not clipped; 1.0 is common"
+    if profile.data.validation == 0:
+        yield ("data", "validation"), "no rows are held out, so losses before and after cannot be compared"

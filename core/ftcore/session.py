@@ -1,0 +1,212 @@
+"""The work of one run, from rows to proved exports, top to bottom."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from pathlib import Path
+
+import attrs
+
+from ftcore import judge
+from ftcore.checkpoints import Checkpoint, CheckpointStore
+from ftcore.control import RunControl
+from ftcore.display import Display
+from ftcore.errors import FtcoreError, Interrupted, RunError
+from ftcore.files import sync_tree
+from ftcore.manifest import Manifest, artifact_as_json, fingerprint_folder, ledger_as_json, now
+from ftcore.metrics import MetricsLog, cut_metrics
+from ftcore.plugins import Plugins
+from ftcore.prepare import Prepared, prepare
+from ftcore.report import write_report
+from ftcore.runs import METRICS
+from ftcore.signals import StopSignals
+from ftcore.values import Artifact, Loaded, Outcome, PreparedData, Run, RunState, Trainer, Verdict
+
+STAGES = (
+    "reading rows",
+    "formatting data",
+    "loading model",
+    "judging before",
+    "training",
+    "judging after",
+    "exporting",
+)
+
+
+class Session:
+    """The state of one run while it runs: its manifest, its checkpoints and who is told."""
+
+    def __init__(self, plugins: Plugins, run: Run, manifest: Manifest, display: Display, signals: StopSignals) -> None:
+        self._plugins = plugins
+        self._run = _until_stopped(run, manifest.stopped_at)
+        self._manifest = manifest
+        self._display = display
+        self._signals = signals
+        self._store = CheckpointStore(folder=run.folder / "checkpoints", keep=run.profile.train.save_limit)
+
+    def work(self) -> Outcome:
+        """From rows to proved exports."""
+        plugins, run = self._plugins, self._run
+        _set_threads(run)
+        plugins.run_started(run, copy.deepcopy(self._manifest.settings))
+        prepared = prepare(plugins, run, self._stage)
+        data = prepared.data
+        self._remember_data(prepared)
+        self._stage("loading model")
+        loaded = plugins.load_model(run, prepared.processor, plugins.quantize(run))
+        self._remember_model(loaded)
+        loaded = plugins.adapt(run, loaded)
+        trainer = plugins.make_trainer(run, loaded, data, plugins.training_args(run))
+        self._stage("judging before")
+        before = self._before(trainer, prepared)
+        self._stage("training")
+        step = self._train(trainer)
+        self._stage("judging after")
+        saved = self._save(trainer, loaded)
+        after = judge.judge(plugins, run, trainer, data, prepared.processor)
+        if after.loss is not None and not math.isfinite(after.loss):
+            raise RunError(f"the held-out loss after training is {after.loss}; lower train.learning_rate")
+        self._stage("exporting")
+        artifacts = self._export(loaded, data, saved)
+        finished = judge.outcome(run, before, after, step=step, artifacts=artifacts)
+        return attrs.evolve(finished, reason=self._manifest.reason)
+
+    def failed(self, error: BaseException) -> Outcome:
+        """How a run that raised `error` ended."""
+        known = self._manifest.outcome(self._run.folder)
+        state = RunState.STOPPED if isinstance(error, Interrupted) else RunState.FAILED
+        committed = self._store.all()
+        step = committed[-1].step if committed else 0
+        reason = str(error) if isinstance(error, FtcoreError | Interrupted) else f"{type(error).__name__}: {error}"
+        return attrs.evolve(known, state=state, reason=reason, step=step)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Write the end into the folder, then tell the observers."""
+        try:
+            self._update(attrs.evolve(self._manifest.with_outcome(outcome), ended=now()))
+            write_report(self._run.folder, self._manifest)
+        finally:  # also on a full disk
+            self._plugins.run_ended(self._run, outcome)
+
+    def _before(self, trainer: Trainer, prepared: Prepared) -> judge.Judgement:
+        known = judge.remembered(self._manifest.outcome(self._run.folder))
+        if known is not None and self._store.all() and judge.about(known, self._run, prepared.data):
+            return known
+        before = judge.judge(self._plugins, self._run, trainer, prepared.data, prepared.processor)
+        judged = self._manifest.with_outcome(judge.outcome(self._run, before))
+        self._update(attrs.evolve(judged, total_steps=trainer.total_steps))
+        return before
+
+    def _train(self, trainer: Trainer) -> int:
+        checkpoint = self._last_checkpoint()
+        done = checkpoint.step if checkpoint else 0
+        self._store.clean()
+        self._store.drop_after(done)
+        cut_metrics(self._run.folder / METRICS, done)
+        metrics = MetricsLog(self._run.folder / METRICS)
+        control = RunControl(
+            plugins=self._plugins,
+            run=self._run,
+            store=self._store,
+            metrics=metrics,
+            display=self._display,
+            signals=self._signals,
+        )
+        try:
+            self._signals.deferred = True
+            step = trainer.train(control, checkpoint.folder if checkpoint else None)
+        finally:
+            self._signals.deferred = False
+            metrics.close()
+            self._display.close()
+        if control.stop_reason:
+            self._display.say(f"stopped at step {step}: {control.stop_reason}")
+            self._update(attrs.evolve(self._manifest, stopped_at=step, reason=control.stop_reason))
+        if self._signals.requested is not None:
+            raise self._signals.requested
+        return step
+
+    def _last_checkpoint(self) -> Checkpoint | None:
+        if not self._run.resumed:
+            return None
+        wanted = self._manifest.last_resume.get("checkpoint")
+        checkpoint = self._store.newest(self._display.say) if wanted is None else self._store.named(wanted)
+        if checkpoint is None and self._store.all():
+            raise RunError(f"no checkpoint in {self._store.folder} verifies; to begin again, delete that folder")
+        start = f"the checkpoint of step {checkpoint.step}" if checkpoint else "the start; no checkpoint was committed"
+        self._display.say(f"going on from {start}")
+        return checkpoint
+
+    def _save(self, trainer: Trainer, loaded: Loaded) -> Path:
+        saved = self._run.folder / ("adapter" if loaded.adapter else "model")
+        trainer.save(saved)
+        sync_tree(saved)
+        return saved
+
+    def _export(self, loaded: Loaded, data: PreparedData, saved: Path) -> tuple[Artifact, ...]:
+        artifacts: list[Artifact] = []
+        for artifact in self._plugins.export(self._run, loaded, data, saved):
+            artifacts.append(artifact)
+            if artifact.path.is_dir():
+                sync_tree(artifact.path)
+            exports = [artifact_as_json(done) for done in artifacts]
+            self._update(attrs.evolve(self._manifest, exports=exports))
+        failed = [artifact for artifact in artifacts if artifact.proof.verdict is Verdict.FAILED]
+        if failed:
+            raise RunError(_failed_proof(failed[0]))
+        return tuple(artifacts)
+
+    def _remember_data(self, prepared: Prepared) -> None:
+        ledger = ledger_as_json(prepared.data.ledger)
+        self._refuse_change("data", self._manifest.data.get("fingerprint"), prepared.fingerprint)
+        self._update(attrs.evolve(self._manifest, data={"fingerprint": prepared.fingerprint, "ledger": ledger}))
+        dropped = "".join(f", {count} dropped: {reason}" for reason, count in ledger["dropped"].items())
+        rows = f"{ledger['rows']} rows: {ledger['trained']} to train on, {ledger['held_out']} held out{dropped}"
+        self._display.say(f"{rows}; labels proved on {prepared.proved}")
+
+    def _remember_model(self, loaded: Loaded) -> None:
+        fingerprint = fingerprint_folder(loaded.base) or loaded.revision
+        self._refuse_change("model", self._manifest.model.get("fingerprint"), fingerprint)
+        model = {"base": loaded.base, "revision": loaded.revision, "fingerprint": fingerprint}
+        self._update(attrs.evolve(self._manifest, model=model))
+
+    def _refuse_change(self, what: str, before: str | None, now: str) -> None:
+        if before in (None, now):
+            return
+        changed = f"the {what} has changed since the run began (fingerprint {str(before)[:12]}, now {now[:12]})"
+        if not self._manifest.last_resume.get("changes_allowed"):
+            raise RunError(f"{changed}; start a new run, or pass --allow-changes to go on with it")
+        self._display.say(f"warning: {changed}")
+        noted = [*self._manifest.resumes[:-1], {**self._manifest.last_resume, f"{what}_changed_from": before}]
+        self._update(attrs.evolve(self._manifest, resumes=noted))
+
+    def _update(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        manifest.write(self._run.folder)
+
+    def _stage(self, title: str) -> None:
+        self._display.stage(STAGES.index(title) + 1, len(STAGES), title)
+
+
+def _until_stopped(run: Run, step: int) -> Run:
+    """A run that a plugin stopped early, then was killed while exporting, must not train on when resumed."""
+    if not step:
+        return run
+    train = attrs.evolve(run.profile.train, max_steps=step)
+    return attrs.evolve(run, profile=attrs.evolve(run.profile, train=train))
+
+
+def _set_threads(run: Run) -> None:
+    # Before torch is imported: its thread pools are sized once.
+    if run.profile.hardware.threads:
+        os.environ["OMP_NUM_THREADS"] = str(run.profile.hardware.threads)
+
+
+def _failed_proof(artifact: Artifact) -> str:
+    figures = ", ".join(f"{name} {value:.3g}" for name, value in artifact.proof.figures.items())
+    return (
+        f"export {artifact.kind}: {artifact.path} does not answer like the model that was trained "
+        f"({figures}{'; ' if figures and artifact.proof.note else ''}{artifact.proof.note}); do not ship it"
+    )

@@ -1,0 +1,45 @@
+"""SIGINT and SIGTERM: finish the step and commit while training, leave at once otherwise."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from ftcore.errors import ExitCode, Interrupted
+
+CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.RESUMABLE}
+
+
+class StopSignals:
+    """Installs the handlers for the time of a run. Outside the main thread it does nothing.
+
+    The first signal raises `Interrupted`, or only sets `requested` while `deferred` is true; a second
+    one ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.requested: Interrupted | None = None
+        self.deferred = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in CODES}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        code = CODES[signal.Signals(number)]
+        if self.requested is not None:
+            os._exit(code)
+        self.requested = Interrupted(f"{signal.Signals(number).name} received", code)
+        if not self.deferred:
+            raise self.requested

@@ -1,0 +1,68 @@
+"""The end of a run on one screen: loss before and after, a sample, and where everything lies."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+
+from ftcore.display import is_terminal
+from ftcore.errors import printable
+from ftcore.isolation import Traced
+from ftcore.values import Outcome, Sample
+
+SHOWN_LINES = 8
+
+
+def print_summary(outcome: Outcome) -> None:
+    """Write the summary to standard output."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for line in summary_lines(outcome):
+        console.print(line)
+
+
+def summary_lines(outcome: Outcome) -> Iterator[str]:
+    """The summary, line by line."""
+    yield ""
+    yield f"{outcome.state} after {outcome.step} steps"
+    if outcome.loss_before is not None and outcome.loss_after is not None:
+        yield f"held-out loss  {outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after"
+    for name, after in outcome.scores_after.items():
+        yield f"{name:<14} {outcome.scores_before.get(name, float('nan')):.3f} before, {after:.3f} after"
+    for sample in outcome.samples[:1]:
+        yield from _sample_lines(sample)
+    yield ""
+    for artifact in outcome.artifacts:
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in artifact.proof.figures.items())
+        yield f"{artifact.kind:<14} {artifact.path}"
+        yield f"{'':<14} {artifact.proof.verdict}{': ' if figures else ''}{figures}"
+    yield f"{'run':<14} {outcome.folder}"
+    for name in ("adapter", "model"):
+        if (outcome.folder / name).is_dir():
+            yield f"{name:<14} {outcome.folder / name}"
+
+
+def _sample_lines(sample: Sample) -> Iterator[str]:
+    yield ""
+    yield f"sample from {sample.origin}"
+    texts = {"prompt": sample.prompt, "expected": sample.expected, "before": sample.before, "after": sample.after}
+    for title, text in texts.items():
+        lines = text.strip().splitlines() or ["(nothing)"]
+        yield f"  {title}:"
+        yield from (f"    {printable(line[:110])}" for line in lines[:SHOWN_LINES])
+        if len(lines) > SHOWN_LINES:
+            yield f"    ... {len(lines) - SHOWN_LINES} more lines"
+
+
+def print_trace(traced: Sequence[Traced]) -> None:
+    """Write to standard error who answered which hook, how often, and how long it took."""
+    groups: dict[tuple[str, str], list[Traced]] = defaultdict(list)
+    for call in traced:
+        groups[call.hook, call.plugin].append(call)
+    console = Console(stderr=True, highlight=False, width=None if is_terminal(sys.stderr) else 120)
+    console.print(f"{'hook':<16} {'plugin':<20} {'calls':>6} {'answers':>8} {'seconds':>9}")
+    for (hook, plugin), calls in groups.items():
+        answers, seconds = sum(call.answered for call in calls), sum(call.seconds for call in calls)
+        console.print(f"{hook:<16} {plugin:<20} {len(calls):>6} {answers:>8} {seconds:>9.3f}", markup=False)

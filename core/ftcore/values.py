@@ -1,0 +1,289 @@
+"""The frozen values that flow through the hooks. Nothing here imports torch; models and tensors are opaque."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from ftcore.tables import DataTable, HardwareTable, ModelTable, RunTable, TrainTable
+
+MASKED = -100
+"""Label of a token that is not trained: `ignore_index` of `torch.nn.CrossEntropyLoss`."""
+
+
+@attrs.frozen(kw_only=True)
+class Profile:
+    """The core tables of a profile, typed and checked."""
+
+    run: RunTable = attrs.field(factory=RunTable)
+    hardware: HardwareTable = attrs.field(factory=HardwareTable)
+    model: ModelTable = attrs.field(factory=ModelTable)
+    data: DataTable = attrs.field(factory=DataTable)
+    train: TrainTable = attrs.field(factory=TrainTable)
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """One run, as every hook sees it. `folder` does not exist yet while `check` is asked."""
+
+    name: str
+    folder: Path
+    profile: Profile
+    resumed: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """One row of raw data. `origin` is where a person finds it, such as `functions.jsonl:41`."""
+
+    values: Mapping[str, Any]
+    origin: str
+
+
+@attrs.frozen(kw_only=True)
+class Rows:
+    """Raw rows, split by content: no row of `validation` has a twin in `train`.
+
+    `fingerprint` is a SHA-256 over the content of all rows in order, before the split.
+    """
+
+    train: Sequence[Row]
+    validation: Sequence[Row]
+    fingerprint: str
+
+
+@attrs.frozen(kw_only=True)
+class Example:
+    """One tokenized row.
+
+    `input_ids` and `labels` have one entry a token; a label is `MASKED` or the token itself.
+    `replies` are the texts that must be trained, in order, each without its end-of-turn token: the
+    engine proves the labels against them. `features` holds what else the formatter's own collator or
+    score needs, such as image paths.
+    """
+
+    input_ids: Sequence[int]
+    labels: Sequence[int]
+    replies: tuple[str, ...]
+    origin: str
+    features: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def prompt_ids(self) -> Sequence[int]:
+        """The tokens before the last trained span: what a model answers from."""
+        trained = [index for index, label in enumerate(self.labels) if label != MASKED]
+        start = trained[-1] if trained else len(self.labels)
+        while start > 0 and self.labels[start - 1] != MASKED:
+            start -= 1
+        return self.input_ids[:start]
+
+
+@attrs.frozen(kw_only=True)
+class Drop:
+    """A row that is not trained, and why: `reason` is a short phrase that many rows share."""
+
+    origin: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Ledger:
+    """Where every row went: rows in = trained + held out + dropped. Raises `ValueError` if not."""
+
+    rows: int
+    trained: int
+    held_out: int
+    dropped: tuple[Drop, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if self.rows != self.trained + self.held_out + len(self.dropped):
+            raise ValueError(f"ledger does not add up: {self}")
+
+    @property
+    def reasons(self) -> Mapping[str, int]:
+        """Dropped rows counted by reason."""
+        counts: dict[str, int] = {}
+        for drop in self.dropped:
+            counts[drop.reason] = counts.get(drop.reason, 0) + 1
+        return counts
+
+
+@attrs.frozen(kw_only=True)
+class PreparedData:
+    """Tokenized rows, ready to train.
+
+    `collate` turns examples into a batch: a mapping of tensors of shape (rows, tokens), among them
+    `input_ids`, `attention_mask` and `labels`. `end_of_turn` is the token that ends each reply.
+    `never_trained` are tokens that no label may hold, such as image tokens.
+    """
+
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    collate: Callable[[Sequence[Example]], Mapping[str, Any]]
+    ledger: Ledger
+    end_of_turn: int
+    never_trained: frozenset[int] = frozenset()
+
+
+@attrs.frozen(kw_only=True)
+class Quantization:
+    """How the loader reads the weights: keyword arguments for `from_pretrained`."""
+
+    name: str
+    options: Mapping[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class Loaded:
+    """A model with its tokenizer or processor.
+
+    `base` is what `from_pretrained` finds the untouched weights by: a folder or a hub id.
+    `adapter` names the kind of trainable adapter, and is empty when all weights are trained.
+    """
+
+    model: Any
+    processor: Any
+    base: str
+    revision: str = ""
+    adapter: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Step:
+    """One finished optimizer step, counted from 1, of `total`.
+
+    `metrics` holds `loss`, `learning_rate`, `grad_norm`, `tokens` (trained on in this step) and
+    `tokens_per_second`.
+    """
+
+    number: int
+    total: int
+    epoch: float
+    metrics: Mapping[str, float]
+
+
+@attrs.frozen(kw_only=True)
+class StopRequest:
+    """Asks for a clean stop after this step, with a checkpoint. The reason is told to the user."""
+
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Decision:
+    """What a trainer does after a step: evaluate, commit a checkpoint, stop, in this order."""
+
+    evaluate: bool = False
+    checkpoint: bool = False
+    stop: bool = False
+
+
+class Control(Protocol):
+    """What the engine gives to a trainer, so that every trainer logs, saves and stops the same way."""
+
+    def step_ended(self, step: Step) -> Decision:
+        """Report a finished step; the answer must be obeyed before the next one begins."""
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Report an evaluation on the held-out rows; the metrics are those of `Trainer.evaluate`."""
+
+    def checkpoint(self, step: int) -> AbstractContextManager[Path]:
+        """A staging folder that becomes the checkpoint of `step`, whole or not at all, on a clean exit."""
+
+
+class Trainer(Protocol):
+    """What `make_trainer` returns."""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps that the whole run takes."""
+
+    def train(self, control: Control, checkpoint: Path | None) -> int:
+        """Train from a checkpoint or from the start; return the number of the last step taken."""
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Metrics on the held-out rows: `eval_loss` in nats per trained token; empty without such rows.
+
+        Draws no random numbers.
+        """
+
+    def generate(self, examples: Sequence[Example], max_new_tokens: int) -> Sequence[str]:
+        """Greedy answers to the prompts of the examples, without the end-of-turn token."""
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter, or the whole model if there is none, with its tokenizer, as safetensors."""
+
+
+@attrs.frozen(kw_only=True)
+class Prediction:
+    """What the model answered to a held-out example."""
+
+    example: Example
+    answer: str
+
+
+class Verdict(StrEnum):
+    """What a proof found."""
+
+    PROVED = "proved"
+    FAILED = "failed"
+    NOT_PROVED = "not proved"
+
+
+@attrs.frozen(kw_only=True)
+class Proof:
+    """An artifact was loaded in its own runtime and compared with the tuned model."""
+
+    verdict: Verdict
+    figures: Mapping[str, float] = attrs.field(factory=dict)
+    note: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Artifact:
+    """What an exporter wrote, and its proof. `kind` is the exporter's name for it."""
+
+    kind: str
+    path: Path
+    proof: Proof
+
+
+class RunState(StrEnum):
+    """How a run stands. `STOPPED` can be resumed; so can `FAILED`, once the cause is mended."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@attrs.frozen(kw_only=True)
+class Sample:
+    """One held-out row, answered before and after training."""
+
+    origin: str
+    prompt: str
+    expected: str
+    before: str
+    after: str
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """How a run ended. Losses are on held-out rows, in nats per trained token; None without such rows."""
+
+    state: RunState
+    folder: Path
+    step: int = 0
+    reason: str = ""
+    loss_before: float | None = None
+    loss_after: float | None = None
+    scores_before: Mapping[str, float] = attrs.field(factory=dict)
+    scores_after: Mapping[str, float] = attrs.field(factory=dict)
+    samples: tuple[Sample, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()

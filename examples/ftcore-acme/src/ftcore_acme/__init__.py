@@ -1,0 +1,1 @@
+"""Plugins of the fictional Acme company, each in a module of its own."""

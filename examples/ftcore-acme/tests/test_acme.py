@@ -1,0 +1,121 @@
+"""Tests as a plugin author writes them: `ftcore.testing` makes the runs, and no engine is needed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ftcore_acme.card import Card, prove
+from ftcore_acme.csv_tracker import CsvTracker
+from ftcore_acme.tickets import Tickets
+
+from ftcore.api import Loaded, Outcome, Row, Rows, RunError, RunState, Step, Verdict
+from ftcore.testing import heavy_imports, make_config, make_run, plugin_faults, prove_labels
+
+PLUGINS = [point for point in entry_points(group="ftcore.plugins") if point.name.startswith("acme_")]
+
+
+class Letters:
+    """A tokenizer of single letters: enough for a formatter, and quicker than a real one."""
+
+    chat_template = "{{ messages }}"
+    pad_token_id: int | None = None
+    end = "~"
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) for letter in text]}
+
+    def decode(self, tokens: list[int], **_: Any) -> str:
+        return "".join(map(chr, tokens))
+
+    def apply_chat_template(self, messages: Any, tokenize: bool, add_generation_prompt: bool = False) -> str:
+        turns = [f"<{message['role'][0]}>{message['content']}{self.end}" for message in messages]
+        return "".join(turns) + ("<a>" if add_generation_prompt else "")
+
+
+def make_rows(*pairs: tuple[str, str]) -> Rows:
+    rows = [Row(values={"question": q, "answer": a}, origin=f"t.jsonl:{n}") for n, (q, a) in enumerate(pairs, 1)]
+    return Rows(train=rows, validation=[], fingerprint="")
+
+
+@pytest.mark.parametrize("point", PLUGINS, ids=lambda point: point.name)
+def test_class_fits(point: Any) -> None:
+    assert plugin_faults(point.load()) == []
+    assert heavy_imports(point.module) == []
+
+
+def test_tickets_train_the_answer_and_its_end(tmp_path: Path) -> None:
+    plugin = Tickets(make_config(Tickets.Config, {"signature": "Acme"}))
+    data = plugin.format_dataset(make_run(tmp_path), make_rows(("Why?", "So."), ("Who?", "")), Letters())
+    assert [example.replies for example in data.train] == [("So.\nAcme",)]
+    assert (data.ledger.rows, dict(data.ledger.reasons)) == (2, {"no answer": 1})
+    assert data.end_of_turn == ord("~")
+    assert prove_labels(data, Letters(), seed=1) == 1
+
+
+def test_tickets_obey_the_length_policy(tmp_path: Path) -> None:
+    plugin, rows = Tickets(make_config(Tickets.Config)), make_rows(("Why?", "Because of the rain."))
+    short: dict[str, Any] = {"max_length": 16}
+    data = plugin.format_dataset(make_run(tmp_path, train=short), rows, Letters())
+    assert dict(data.ledger.reasons) == {"longer than train.max_length": 1}
+    with pytest.raises(RunError, match=r"t\.jsonl:1: 32 tokens, over train\.max_length \(16\)"):
+        plugin.format_dataset(make_run(tmp_path, train=short, data={"long_rows": "error"}), rows, Letters())
+
+
+def test_tickets_name_a_row_without_the_column(tmp_path: Path) -> None:
+    plugin = Tickets(make_config(Tickets.Config, {"answer": "reply"}))
+    with pytest.raises(RunError, match=r"t\.jsonl:1: column 'reply' holds no text; the row has question, answer"):
+        plugin.format_dataset(make_run(tmp_path), make_rows(("Why?", "So.")), Letters())
+
+
+def test_tickets_refuse_a_template_without_an_end(tmp_path: Path) -> None:
+    endless = Letters()
+    endless.end = ""
+    with pytest.raises(RunError, match="does not render a reply as it is"):
+        Tickets(make_config(Tickets.Config)).format_dataset(make_run(tmp_path), make_rows(("Why?", "So.")), endless)
+
+
+def test_tracker_cuts_the_steps_that_a_resumed_run_repeats(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    run.folder.mkdir()
+    for numbers in ((1, 2, 3), (3, 4)):  # killed after step 3, resumed from the checkpoint of step 2
+        tracker = CsvTracker(make_config(CsvTracker.Config, {"columns": ["loss"]}))
+        tracker.run_started(run)
+        for number in numbers:
+            tracker.on_step(run, Step(number=number, total=4, epoch=0.0, metrics={"loss": 1 / number}))
+    tracker.run_ended(run, Outcome(state=RunState.FINISHED, folder=run.folder, step=4))
+    with (run.folder / "steps.csv").open(newline="") as file:
+        assert [line[0] for line in csv.reader(file)] == ["step", "1", "2", "3", "4"]
+    assert (tmp_path / "runs.csv").read_text().splitlines()[1] == "run,finished,4,,"
+
+
+def test_tracker_refuses_a_path() -> None:
+    (problem,) = CsvTracker(make_config(CsvTracker.Config, {"file": "../steps.csv"})).check()
+    assert problem.key == "plugin.acme_csv.file"
+
+
+def test_card_is_proved_and_the_same_each_time(tmp_path: Path) -> None:
+    first, second = _export(tmp_path), _export(tmp_path)
+    assert first.proof.verdict is Verdict.PROVED
+    assert first.path.read_bytes() == second.path.read_bytes()
+    with zipfile.ZipFile(first.path) as archive:
+        assert json.loads(archive.read("card.json"))["contact"] == "desk@acme.example"
+
+
+def test_card_with_another_file_is_not_proved(tmp_path: Path) -> None:
+    bundle = _export(tmp_path).path
+    proof = prove(bundle, {"weights.safetensors": "0" * 64})
+    assert (proof.verdict, proof.note) == (Verdict.FAILED, "weights.safetensors differs")
+
+
+def _export(folder: Path) -> Any:
+    saved = folder / "adapter"
+    saved.mkdir(exist_ok=True)
+    (saved / "weights.safetensors").write_bytes(b"weights")
+    plugin = Card(make_config(Card.Config, {"contact": "desk@acme.example"}))
+    return plugin.export(make_run(folder), Loaded(model=None, processor=None, base="base", adapter="lora"), saved)

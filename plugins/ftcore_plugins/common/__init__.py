@@ -1,0 +1,1 @@
+"""Helpers that several built-in plugins share; no plugin lives here."""

@@ -1,0 +1,67 @@
+"""Which class a saved model is loaded with, and what the hub's errors mean. Imports transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ftcore.api import FtcoreError, RunError
+
+
+def reads_images(config: Any) -> bool:
+    """Whether the model of this configuration takes images and text, and so has a processor."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def model_class(config: Any) -> Any:
+    """The auto class that loads the weights."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if reads_images(config) else AutoModelForCausalLM
+
+
+def processor_class(config: Any) -> Any:
+    """The auto class that loads the tokenizer, or the processor that has one."""
+    from transformers import AutoProcessor, AutoTokenizer
+
+    return AutoProcessor if reads_images(config) else AutoTokenizer
+
+
+@contextmanager
+def hub_errors(model: str, revision: str) -> Iterator[None]:
+    """Turn what goes wrong while something is loaded into a `RunError` of one sentence."""
+    try:
+        yield
+    except FtcoreError:
+        raise
+    except Exception as error:  # tokenizers raises no narrower kind for a torn file
+        raise RunError(_sentence(model, revision, error)) from error
+
+
+def _sentence(model: str, revision: str, error: BaseException) -> str:
+    from huggingface_hub import errors
+
+    # transformers wraps the hub's error in an OSError of many lines.
+    causes = list(_chain(error))
+    for kind, sentence in (
+        (errors.GatedRepoError, "is gated; accept its terms at https://huggingface.co/{model} and set HF_TOKEN"),
+        (errors.RevisionNotFoundError, "has no revision {revision!r}; look at model.revision"),
+        (errors.RepositoryNotFoundError, "is not on the hub, or private; check the name, or set HF_TOKEN"),
+        (errors.HFValidationError, "is neither a folder nor the name of a model on the hub"),
+        (errors.LocalEntryNotFoundError, "is not in the cache and the hub is out of reach; run: hf download {model}"),
+        (errors.OfflineModeIsEnabled, "is not in the cache and HF_HUB_OFFLINE is set; run: hf download {model}"),
+    ):
+        if any(isinstance(cause, kind) for cause in causes):
+            return f"model.id: {model} {sentence.format(model=model, revision=revision)}"
+    if "trust_remote_code" in str(error):
+        return f"model.id: {model} brings its own code; read it, then set model.trust_remote_code and model.revision"
+    return f"model.id: {model} cannot be loaded: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,42 @@
+"""Mute what a user can do nothing about: bars, notes and deprecations between libraries."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Without the bars that transformers draws while it reads or writes weights. Warnings stay."""
+    from transformers.utils import logging as library
+
+    shown = library.is_progress_bar_enabled()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            library.enable_progress_bar()
+
+
+@contextmanager
+def quiet_logger(name: str) -> Iterator[None]:
+    """Without what one logger says below an error."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def no_deprecations() -> Iterator[None]:
+    """Without `FutureWarning`s, which one library gives another for calls that no user made."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

@@ -1,0 +1,46 @@
+"""Supervised fine-tuning with TRL's trainer: the plain way to train, and the fallback for `make_trainer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ftcore.api import Loaded, PreparedData, Problem, Run, Trainer, hookimpl, option
+from ftcore_plugins.common.requirements import missing
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """Options of `[plugin.sft]`."""
+
+    adam_beta1: float = option(0.9, at_least=0, below=1, help="decay of AdamW's mean of gradients")
+    adam_beta2: float = option(0.999, at_least=0, below=1, help="decay of AdamW's mean of squared gradients")
+    neftune_noise: float = option(
+        0.0, at_least=0, help="scale of noise on the embeddings while training (https://arxiv.org/abs/2310.05914)"
+    )
+    labelled_logits: bool = option(
+        True, help="compute logits only where a token is trained: the same loss for less time and memory"
+    )
+
+
+class Sft:
+    """Trains on labelled tokens; every step is reported, and every checkpoint resumes bit for bit."""
+
+    Config = Options
+
+    def __init__(self, config: Options) -> None:
+        self.config = config
+
+    @hookimpl
+    def check(self) -> Sequence[Problem]:
+        """TRL must be there."""
+        return missing("sft", "train", "torch", "transformers", "trl", "datasets")
+
+    @hookimpl
+    def make_trainer(self, run: Run, loaded: Loaded, data: PreparedData, args: Mapping[str, Any]) -> Trainer:
+        """Build TRL's trainer on rows that are tokenized already; `args` override its `SFTConfig`."""
+        from ftcore_plugins.sft.trainer import make_trainer
+
+        return make_trainer(run, loaded, data, self.config, args)

@@ -1,0 +1,60 @@
+"""The loss of a causal language model from logits at labelled positions only. Imports torch.
+
+Most of a row is prompt and padding, whose logits nobody reads. The output layer is the largest product
+of a small model with a large vocabulary, so it is given only those hidden states whose next token is
+trained. Every position's logits depend on its own hidden state alone, so the loss is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from ftcore.api import MASKED
+
+
+class LabelledLoss:
+    """Sum of the cross-entropy over the trained tokens of a batch, in nats.
+
+    The output layer is told by a hook which positions count, so that adapters, `modules_to_save`,
+    autocast, soft-capping and distributed wrappers stay as the model has them. A model that does not call
+    its output layer on hidden states of shape (rows, tokens, width) gets the ordinary, full logits.
+    """
+
+    def __init__(self, model: Any, *, enabled: bool) -> None:
+        self._head = model.get_output_embeddings() if enabled else None
+
+    def __call__(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """`inputs` are a batch with `labels` of shape (rows, tokens); the answer is a scalar."""
+        targets = inputs["labels"][:, 1:]
+        counted = targets != MASKED
+        others = {name: value for name, value in inputs.items() if name != "labels"}
+        with self._only(counted) as selected:
+            logits = model(**others, use_cache=False).logits
+        logits = logits[0] if selected else logits[:, :-1][counted]
+        return cross_entropy(logits.float(), targets[counted], reduction="sum")
+
+    @contextmanager
+    def _only(self, counted: torch.Tensor) -> Iterator[list[bool]]:
+        """Yields a list that is empty until the output layer was given the counted positions alone."""
+        selected: list[bool] = []
+        if self._head is None:
+            yield selected
+            return
+
+        def select(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+            hidden = arguments[0]
+            if hidden.shape[:2] != (counted.shape[0], counted.shape[1] + 1):
+                return None
+            selected.append(True)
+            return (hidden[:, :-1][counted].unsqueeze(0), *arguments[1:])
+
+        handle = self._head.register_forward_pre_hook(select)
+        try:
+            yield selected
+        finally:
+            handle.remove()

@@ -1,0 +1,319 @@
+"""Plugins without torch, for tests of the core: they train by arithmetic and write JSON checkpoints.
+
+Faults come from the environment, so that they change no profile: `LIGHT_FAULT=export=ValueError` raises in
+the hook `export`, `step:7=SystemExit` in the training loop before step 7. `LIGHT_PAUSE` is a sleep a step.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ftcore.api import (
+    MASKED,
+    Artifact,
+    Control,
+    Decision,
+    Example,
+    Ledger,
+    Loaded,
+    Outcome,
+    PreparedData,
+    Problem,
+    Proof,
+    Row,
+    Rows,
+    Run,
+    RunError,
+    Step,
+    StopRequest,
+    Verdict,
+    hookimpl,
+    option,
+)
+
+PAD, END = 0, 3
+
+
+def fault(place: str) -> None:
+    where, _, kind = os.environ.get("LIGHT_FAULT", "").partition("=")
+    if where == place:
+        error = RunError if kind == "RunError" else getattr(builtins, kind)
+        raise error(0 if kind == "SystemExit" else f"light fault in {place}")
+
+
+class Characters:
+    """A tokenizer: each character is a token."""
+
+    def decode(
+        self, tokens: Sequence[int], skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool = True
+    ) -> str:
+        kept = [token for token in tokens if not (skip_special_tokens and token in (PAD, END))]
+        return "".join(chr(token) for token in kept)
+
+
+class Tensor:
+    """As much of a tensor as the core may use."""
+
+    def __init__(self, rows: list[list[int]]) -> None:
+        self._rows = rows
+
+    def tolist(self) -> list[list[int]]:
+        return [list(row) for row in self._rows]
+
+
+def example(row: Row) -> Example:
+    """Prompt masked, reply and its end trained."""
+    prompt, reply = ([ord(letter) for letter in row.values[name]] for name in ("prompt", "reply"))
+    return Example(
+        input_ids=[*prompt, *reply, END],
+        labels=[*[MASKED] * len(prompt), *reply, END],
+        replies=(row.values["reply"],),
+        origin=row.origin,
+    )
+
+
+def collate(examples: Sequence[Example]) -> Mapping[str, Tensor]:
+    longest = max(len(each.input_ids) for each in examples)
+
+    def padded(values: Sequence[int], filler: int) -> list[int]:
+        return [*values, *[filler] * (longest - len(values))]
+
+    return {
+        "input_ids": Tensor([padded(each.input_ids, PAD) for each in examples]),
+        "labels": Tensor([padded(each.labels, MASKED) for each in examples]),
+        "attention_mask": Tensor([padded([1] * len(each.input_ids), 0) for each in examples]),
+    }
+
+
+class LightRows:
+    """Rows of a JSONL file."""
+
+    @hookimpl
+    def check(self, run: Run) -> Sequence[Problem]:
+        fault("check")
+        path = run.profile.data.path
+        if path is None or not path.is_file():
+            return [Problem(key="data.path", message=f"no such file: {path}")]
+        return []
+
+    @hookimpl
+    def load_rows(self, run: Run) -> Sequence[Row]:
+        fault("load_rows")
+        path = run.profile.data.path
+        assert path is not None
+        lines = path.read_text("utf-8").splitlines()
+        return [Row(values=json.loads(line), origin=f"{path.name}:{n}") for n, line in enumerate(lines, start=1)]
+
+
+@attrs.frozen(kw_only=True)
+class FormatConfig:
+    train_prompt: bool = option(False, help="label the prompt too, which is wrong")
+
+
+class LightFormat:
+    """A character-level tokenizer and its rows."""
+
+    Config = FormatConfig
+
+    def __init__(self, config: FormatConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def load_processor(self) -> Characters:
+        fault("load_processor")
+        return Characters()
+
+    @hookimpl
+    def format_dataset(self, rows: Rows) -> PreparedData:
+        fault("format_dataset")
+        train, validation = ([self._example(row) for row in part] for part in (rows.train, rows.validation))
+        ledger = Ledger(rows=len(train) + len(validation), trained=len(train), held_out=len(validation))
+        return PreparedData(train=train, validation=validation, collate=collate, ledger=ledger, end_of_turn=END)
+
+    def _example(self, row: Row) -> Example:
+        right = example(row)
+        return attrs.evolve(right, labels=right.input_ids) if self.config.train_prompt else right
+
+
+class LightModel:
+    """One number, and an adapter that is none."""
+
+    @hookimpl
+    def load_model(self, processor: Any) -> Loaded:
+        fault("load_model")
+        revision = os.environ.get("LIGHT_REVISION", "r1")
+        return Loaded(model={"weight": 1.0}, processor=processor, base="light/model", revision=revision)
+
+    @hookimpl
+    def adapt(self, loaded: Loaded) -> Loaded:
+        fault("adapt")
+        return attrs.evolve(loaded, adapter="light")
+
+
+@attrs.frozen(kw_only=True)
+class TrainerConfig:
+    shrink: float = option(0.9, above=0, help="what is left of the weight after a step")
+
+
+class LightTrainer:
+    """Trains by arithmetic: every step depends on its batch, on the step before, and on a random stream."""
+
+    Config = TrainerConfig
+
+    def __init__(self, config: TrainerConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def training_args(self) -> Mapping[str, Any]:
+        fault("training_args")
+        return {"shrink": self.config.shrink}
+
+    @hookimpl
+    def make_trainer(self, run: Run, loaded: Loaded, data: PreparedData, args: Mapping[str, Any]) -> Arithmetic:
+        fault("make_trainer")
+        return Arithmetic(run, loaded, data, args["shrink"])
+
+
+class Arithmetic:
+    def __init__(self, run: Run, loaded: Loaded, data: PreparedData, shrink: float) -> None:
+        self._run, self._model, self._data, self._shrink = run, loaded.model, data, shrink
+
+    @property
+    def total_steps(self) -> int:
+        return self._run.profile.train.max_steps or 10
+
+    def train(self, control: Control, checkpoint: Path | None) -> int:
+        state = {"step": 0, "weight": self._model["weight"], "noise": self._run.profile.run.seed}
+        if checkpoint is not None:
+            state = json.loads((checkpoint / "state.json").read_text("utf-8"))
+            self._model["weight"] = state["weight"]
+        while state["step"] < self.total_steps:
+            state = self._step(state)
+            self._model["weight"] = state["weight"]
+            if self._obey(control, control.step_ended(self._report(state)), state):
+                break
+        return int(state["step"])
+
+    def _step(self, state: dict[str, Any]) -> dict[str, Any]:
+        number = state["step"] + 1
+        fault(f"step:{number}")
+        time.sleep(float(os.environ.get("LIGHT_PAUSE", "0")))
+        tokens = self._data.train[number % len(self._data.train)].input_ids
+        noise = (state["noise"] * 1103515245 + 12345) % 2**31
+        weight = state["weight"] * self._shrink + sum(tokens) % 89 / 1000 + noise / 2**40
+        return {"step": number, "weight": weight, "noise": noise}
+
+    def _report(self, state: Mapping[str, Any]) -> Step:
+        metrics = {"loss": state["weight"], "learning_rate": 1e-3}
+        return Step(number=state["step"], total=self.total_steps, epoch=state["step"] / 10, metrics=metrics)
+
+    def _obey(self, control: Control, decision: Decision, state: Mapping[str, Any]) -> bool:
+        if decision.evaluate:
+            control.evaluated(state["step"], self.evaluate())
+        if decision.checkpoint:
+            with control.checkpoint(state["step"]) as folder:
+                (folder / "state.json").write_text(json.dumps(state), "utf-8")
+                fault(f"checkpoint:{state['step']}")
+                (folder / "weights").mkdir()
+                (folder / "weights" / "part.bin").write_bytes(repr(state["weight"]).encode() * 100)
+        return decision.stop
+
+    def evaluate(self) -> Mapping[str, float]:
+        return {"eval_loss": abs(self._model["weight"])}
+
+    def generate(self, examples: Sequence[Example], max_new_tokens: int) -> Sequence[str]:
+        return [f"{self._model['weight']:.3f} to {each.origin}"[:max_new_tokens] for each in examples]
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "weight.json").write_text(json.dumps(self._model), "utf-8")
+
+
+@attrs.frozen(kw_only=True)
+class ExportConfig:
+    verdict: str = option("proved", help="verdict of the proof")
+
+
+class LightExport:
+    """Writes a file and says what it is told to say about it."""
+
+    Config = ExportConfig
+
+    def __init__(self, config: ExportConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def export(self, run: Run, saved: Path) -> Artifact:
+        fault("export")
+        path = run.folder / "exports" / "light.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((saved / "weight.json").read_bytes())
+        verdict = Verdict(self.config.verdict)
+        return Artifact(kind="light", path=path, proof=Proof(verdict=verdict, figures={"difference": 0.25}))
+
+
+@attrs.frozen(kw_only=True)
+class DiaryConfig:
+    path: Path = option(help="file to write each event to, as JSON lines")
+    stop_at: int | None = option(None, at_least=1, help="step to ask for a stop at")
+
+
+class LightDiary:
+    """An observer that writes down what it sees."""
+
+    Config = DiaryConfig
+
+    def __init__(self, config: DiaryConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def run_started(self, run: Run, settings: Mapping[str, Any]) -> None:
+        self._write(hook="run_started", seed=settings["run"]["seed"], resumed=run.resumed)
+        fault("run_started")
+
+    @hookimpl
+    def on_step(self, step: Step) -> StopRequest | None:
+        self._write(hook="on_step", step=step.number)
+        fault("on_step")
+        return StopRequest(reason="seen enough") if step.number == self.config.stop_at else None
+
+    @hookimpl
+    def run_ended(self, outcome: Outcome) -> None:
+        self._write(hook="run_ended", state=outcome.state, reason=outcome.reason, step=outcome.step)
+        fault("run_ended")
+
+    def _write(self, **event: Any) -> None:
+        with self.config.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+
+class LightScore:
+    """Scores the length of answers."""
+
+    @hookimpl
+    def score(self, predictions: Sequence[Any]) -> Mapping[str, float]:
+        fault("score")
+        return {"answered": sum(bool(each.answer) for each in predictions) / len(predictions)}
+
+
+class LightLaunch:
+    """Starts one worker and waits."""
+
+    @hookimpl
+    def launch(self, command: Sequence[str]) -> int:
+        fault("launch")
+        return subprocess.call(command)
+
+
+def events(path: Path) -> Iterator[dict[str, Any]]:
+    """What a diary holds."""
+    return (json.loads(line) for line in path.read_text("utf-8").splitlines())

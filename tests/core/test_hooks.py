@@ -1,0 +1,320 @@
+"""Every hook, one by one: it is documented, and a plugin gets exactly the arguments of its specification."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from ftcore import engine
+from ftcore.errors import PluginError
+from ftcore.hookspecs import Hooks, Kind, hook_kinds
+from ftcore.plugins import Plugins, build_plugins, implemented_hooks
+from ftcore.values import (
+    Artifact,
+    Ledger,
+    Loaded,
+    Outcome,
+    PreparedData,
+    Proof,
+    Quantization,
+    Row,
+    Rows,
+    RunState,
+    Step,
+    StopRequest,
+    Verdict,
+)
+
+KINDS = {
+    "check": Kind.ALL,
+    "launch": Kind.AT_MOST_ONE,
+    "run_started": Kind.OBSERVERS,
+    "load_rows": Kind.EXACTLY_ONE,
+    "load_processor": Kind.EXACTLY_ONE,
+    "format_dataset": Kind.EXACTLY_ONE,
+    "quantize": Kind.AT_MOST_ONE,
+    "load_model": Kind.EXACTLY_ONE,
+    "adapt": Kind.AT_MOST_ONE,
+    "training_args": Kind.ALL,
+    "make_trainer": Kind.EXACTLY_ONE,
+    "on_step": Kind.OBSERVERS,
+    "on_evaluation": Kind.OBSERVERS,
+    "score": Kind.AT_MOST_ONE,
+    "export": Kind.ALL,
+    "run_ended": Kind.OBSERVERS,
+}
+
+ARGUMENTS = {
+    "check": ["run"],
+    "launch": ["run", "command"],
+    "run_started": ["run", "settings"],
+    "load_rows": ["run"],
+    "load_processor": ["run", "rows"],
+    "format_dataset": ["run", "rows", "processor"],
+    "quantize": ["run"],
+    "load_model": ["run", "processor", "quantization"],
+    "adapt": ["run", "loaded"],
+    "training_args": ["run"],
+    "make_trainer": ["run", "loaded", "data", "args"],
+    "on_step": ["run", "step"],
+    "on_evaluation": ["run", "step", "metrics"],
+    "score": ["run", "predictions"],
+    "export": ["run", "loaded", "data", "saved"],
+    "run_ended": ["run", "outcome"],
+}
+
+ROW = Row(values={"a": 1}, origin="x:1")
+ROWS = Rows(train=[ROW], validation=[], fingerprint="f")
+LOADED = Loaded(model="m", processor="p", base="b")
+QUANTIZATION = Quantization(name="q", options={})
+DATA = PreparedData(
+    train=[], validation=[], collate=lambda examples: {}, ledger=Ledger(rows=0, trained=0, held_out=0), end_of_turn=1
+)
+STEP = Step(number=1, total=2, epoch=0.5, metrics={})
+OUTCOME = Outcome(state=RunState.FINISHED, folder=Path("f"))
+ARTIFACT = Artifact(kind="k", path=Path("p"), proof=Proof(verdict=Verdict.PROVED))
+SAVED = Path("saved")
+
+
+@pytest.fixture
+def only(desk):
+    """One plugin that implements one hook: its first call's arguments land in `calls`."""
+
+    def make(hook, answer):
+        names = ARGUMENTS[hook]
+        desk.installation.plugin(
+            "fake",
+            f"""
+            calls = []
+            answer = None
+            class Plugin:
+                @hookimpl
+                def {hook}(self, {", ".join(names)}):
+                    calls.append(dict({", ".join(f"{name}={name}" for name in names)}))
+                    return answer
+            """,
+        )
+        loaded = desk.load(switch_on=["fake"])
+        module = __import__("module_of_fake")
+        module.answer = answer
+        active = [plugin for plugin in loaded.active if plugin.source.name == "fake"]
+        plugins, _ = build_plugins(active, report=pytest.fail)
+        return plugins, engine.planned(loaded), module.calls
+
+    return make
+
+
+def test_the_hooks_are_these_in_calling_order():
+    assert hook_kinds() == KINDS
+    assert list(hook_kinds()) == list(KINDS)
+
+
+@pytest.mark.parametrize("hook", KINDS)
+def test_every_hook_is_documented_typed_and_has_no_defaults(hook):
+    function = getattr(Hooks, hook)
+    assert len(inspect.getdoc(function) or "") > 30
+    signature = inspect.signature(function)
+    assert list(signature.parameters)[1:] == ARGUMENTS[hook]
+    for parameter in list(signature.parameters.values())[1:]:
+        assert parameter.default is inspect.Parameter.empty
+        assert parameter.annotation is not inspect.Parameter.empty
+    assert signature.return_annotation is not inspect.Signature.empty
+
+
+@pytest.mark.parametrize("hook", KINDS)
+def test_plugins_has_a_method_for_every_hook_with_the_same_arguments(hook):
+    method = getattr(Plugins, hook)
+    assert list(inspect.signature(method).parameters)[1:] == ARGUMENTS[hook]
+    assert inspect.getdoc(method)
+
+
+def test_implemented_hooks_come_in_calling_order(only):
+    class Plugin:
+        def helper(self): ...
+
+    assert implemented_hooks(Plugin) == []
+    only("export", None)
+    assert implemented_hooks(__import__("module_of_fake").Plugin) == ["export"]
+
+
+def test_check(only):
+    plugins, run, calls = only("check", [])
+    assert plugins.check(run) == []
+    assert calls == [{"run": run}]
+    assert not run.folder.exists()
+
+
+def test_launch(only):
+    plugins, run, calls = only("launch", 7)
+    assert plugins.launch(run, ["python", "x"]) == 7
+    assert calls == [{"run": run, "command": ["python", "x"]}]
+
+
+def test_run_started(only):
+    plugins, run, calls = only("run_started", "an answer that nobody wants")
+    assert plugins.run_started(run, {"train": {}}) is None
+    assert calls == [{"run": run, "settings": {"train": {}}}]
+
+
+def test_load_rows(only):
+    plugins, run, calls = only("load_rows", [ROW])
+    assert plugins.load_rows(run) == [ROW]
+    assert calls == [{"run": run}]
+
+
+def test_load_processor(only):
+    processor = object()
+    plugins, run, calls = only("load_processor", processor)
+    assert plugins.load_processor(run, ROWS) is processor
+    assert calls == [{"run": run, "rows": ROWS}]
+
+
+def test_format_dataset(only):
+    plugins, run, calls = only("format_dataset", DATA)
+    assert plugins.format_dataset(run, ROWS, "processor") is DATA
+    assert calls == [{"run": run, "rows": ROWS, "processor": "processor"}]
+
+
+def test_quantize(only):
+    plugins, run, calls = only("quantize", QUANTIZATION)
+    assert plugins.quantize(run) is QUANTIZATION
+    assert calls == [{"run": run}]
+
+
+def test_load_model(only):
+    plugins, run, calls = only("load_model", LOADED)
+    assert plugins.load_model(run, "processor", QUANTIZATION) is LOADED
+    assert calls == [{"run": run, "processor": "processor", "quantization": QUANTIZATION}]
+
+
+def test_adapt(only):
+    adapted = Loaded(model="n", processor="p", base="b", adapter="lora")
+    plugins, run, calls = only("adapt", adapted)
+    assert plugins.adapt(run, LOADED) is adapted
+    assert calls == [{"run": run, "loaded": LOADED}]
+
+
+def test_adapt_without_an_answer_leaves_the_model_as_it_was(only):
+    plugins, run, _ = only("adapt", None)
+    assert plugins.adapt(run, LOADED) is LOADED
+
+
+def test_training_args(only):
+    plugins, run, calls = only("training_args", {"fsdp": True})
+    assert plugins.training_args(run) == {"fsdp": True}
+    assert calls == [{"run": run}]
+
+
+class Idle:
+    """As much of a trainer as the hook looks at."""
+
+    def train(self, control, checkpoint): ...
+
+
+def test_make_trainer(only):
+    trainer = Idle()
+    plugins, run, calls = only("make_trainer", trainer)
+    assert plugins.make_trainer(run, LOADED, DATA, {"a": 1}) is trainer
+    assert calls == [{"run": run, "loaded": LOADED, "data": DATA, "args": {"a": 1}}]
+
+
+def test_on_step(only):
+    request = StopRequest(reason="enough")
+    plugins, run, calls = only("on_step", request)
+    assert plugins.on_step(run, STEP) is request
+    assert calls == [{"run": run, "step": STEP}]
+
+
+def test_on_step_takes_nothing_but_a_request_for_one(only):
+    plugins, run, _ = only("on_step", True)
+    assert plugins.on_step(run, STEP) is None
+
+
+def test_on_evaluation(only):
+    plugins, run, calls = only("on_evaluation", None)
+    plugins.on_evaluation(run, 4, {"eval_loss": 0.5})
+    assert calls == [{"run": run, "step": 4, "metrics": {"eval_loss": 0.5}}]
+
+
+def test_score(only):
+    plugins, run, calls = only("score", {"accuracy": 0.5})
+    assert plugins.score(run, []) == {"accuracy": 0.5}
+    assert calls == [{"run": run, "predictions": []}]
+
+
+def test_export(only):
+    plugins, run, calls = only("export", ARTIFACT)
+    assert list(plugins.export(run, LOADED, DATA, SAVED)) == [ARTIFACT]
+    assert calls == [{"run": run, "loaded": LOADED, "data": DATA, "saved": SAVED}]
+
+
+def test_export_without_an_answer_is_no_artifact(only):
+    plugins, run, _ = only("export", None)
+    assert list(plugins.export(run, LOADED, DATA, SAVED)) == []
+
+
+def test_run_ended(only):
+    plugins, run, calls = only("run_ended", None)
+    assert plugins.run_ended(run, OUTCOME) is None
+    assert calls == [{"run": run, "outcome": OUTCOME}]
+
+
+def test_a_plugin_names_only_the_arguments_that_it_needs(desk):
+    desk.installation.plugin(
+        "lazy",
+        """
+        seen = []
+        class Plugin:
+            @hookimpl
+            def export(self, saved):
+                seen.append(saved)
+            @hookimpl
+            def run_ended(self):
+                seen.append("ended")
+        """,
+    )
+    loaded = desk.load(switch_on=["lazy"])
+    plugins, _ = build_plugins([p for p in loaded.active if p.source.name == "lazy"], report=pytest.fail)
+    list(plugins.export(engine.planned(loaded), LOADED, DATA, SAVED))
+    plugins.run_ended(engine.planned(loaded), OUTCOME)
+    assert __import__("module_of_lazy").seen == [SAVED, "ended"]
+
+
+def test_exports_are_written_one_after_another(desk):
+    """The engine notes each artifact before the next one is begun, so that a kill loses one at most."""
+    for name in ("one", "two"):
+        desk.installation.plugin(
+            name,
+            f"""
+            class Plugin:
+                @hookimpl
+                def export(self, saved):
+                    with saved.open("a") as file:
+                        file.write("{name} ")
+                    return Artifact(kind="{name}", path=saved, proof=Proof(verdict=Verdict.PROVED))
+            """,
+        )
+    loaded = desk.load(switch_on=["one", "two"], switch_off=["light_export"])
+    plugins, _ = build_plugins(loaded.active, report=pytest.fail)
+    log = desk.folder / "log"
+    artifacts = plugins.export(engine.planned(loaded), LOADED, DATA, log)
+    assert next(artifacts).kind == "one"
+    assert log.read_text() == "one "
+    assert next(artifacts).kind == "two"
+    assert log.read_text() == "one two "
+    assert list(artifacts) == []
+
+
+def test_a_trainer_is_something_that_trains(only):
+    plugins, run, _ = only("make_trainer", "soon")
+    with pytest.raises(PluginError, match=r"make_trainer: fake must return Trainer, got str"):
+        plugins.make_trainer(run, LOADED, DATA, {})
+
+
+def test_an_artifact_has_a_verdict(only):
+    great = Artifact(kind="x", path=Path("x"), proof=Proof(verdict="great"))
+    plugins, run, _ = only("export", great)
+    with pytest.raises(PluginError, match=r"export: fake must return Verdict, got str"):
+        list(plugins.export(run, LOADED, DATA, Path("saved")))

@@ -1,0 +1,124 @@
+"""kill -9 at random moments of a light run: the same command goes on to the same figures. The real thing,
+with torch, is benchmarks/kill_resume.py."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ftcore import engine
+from ftcore.checkpoints import CheckpointStore, verify
+from ftcore.runs import is_locked, run_info
+
+STEPS = 40
+KILLS = 10
+
+
+@pytest.fixture
+def whole(desk):
+    """The folder of a run that nobody killed."""
+    desk.replace("max_steps = 10", f"max_steps = {STEPS}")
+    return engine.run(desk.load()).folder
+
+
+@pytest.fixture
+def begin(desk):
+    """Start `ftcore` on the light profile; a step takes `pause` seconds."""
+
+    def start(*arguments, pause="0.01"):
+        environment = {**os.environ, **desk.installation.env, "LIGHT_PAUSE": pause}
+        command = [sys.executable, "-m", "ftcore.cli", "run", *map(str, arguments), "--quiet"]
+        return subprocess.Popen(command, cwd=desk.folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+def ended(process):
+    """The exit code, and the last line on standard error."""
+    _, err = process.communicate(timeout=60)
+    return process.returncode, (err.splitlines() or [""])[-1]
+
+
+def test_ten_kills_lose_nothing(desk, whole, begin):
+    """One run, killed again and again wherever it is, is resumed until it ends."""
+    draw = random.Random(20261120)
+    folder, kills, resumed = None, 0, 0
+    while True:
+        process = begin(*(("--resume", folder) if folder else (desk.profile,)), pause="0.03")
+        kill = kills < KILLS
+        if kill:
+            time.sleep(draw.uniform(0.15, 0.6))
+            process.kill()
+        code, said = ended(process)
+        new = [path for path in desk.runs() if path != whole]
+        folder = folder or (new[0] if new else None)
+        if not kill or code == 0:
+            assert code == 0, said
+            break
+        assert code == -signal.SIGKILL, said
+        kills += 1
+        if folder:
+            resumed += 1
+            assert not is_locked(folder)
+            state = run_info(folder).state
+            assert state in ("interrupted", "finished")
+            if state == "finished":  # killed between its last word and its end
+                break
+            store = CheckpointStore(folder=folder / "checkpoints", keep=2)
+            assert [verify(checkpoint.folder) for checkpoint in store.all()] == [""] * len(store.all())
+    assert resumed >= 3, "most kills came before there was a run; let it live longer"
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    for name in ("adapter/weight.json", "exports/light.json", f"checkpoints/step-{STEPS:06d}/state.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    assert run_info(folder).state == "finished"
+    left = {path.name for path in folder.rglob(".*")}
+    assert left == {".lock"}, "nothing half-written is left"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_to_the_process_commits_and_its_exit_code_says_so(desk, whole, begin, number, code):
+    process = begin(desk.profile)
+    deadline = time.monotonic() + 30
+    while not any((path / "metrics.jsonl").exists() for path in desk.runs() if path != whole):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert ended(process) == (code, f"stopped: {number.name} received")
+    (folder,) = [path for path in desk.runs() if path != whole]
+    assert run_info(folder).state == "stopped"
+    assert not (folder / "exports").exists()
+    assert ended(begin("--resume", folder))[0] == 0
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_a_second_process_on_the_same_run_is_refused_and_the_first_goes_on(desk, whole, begin):
+    process = begin(desk.profile, pause="0.06")
+    deadline = time.monotonic() + 30
+    while not any((path / "metrics.jsonl").exists() for path in desk.runs() if path != whole):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (folder,) = [path for path in desk.runs() if path != whole]
+    code, said = ended(begin("--resume", folder))
+    assert code == 1
+    assert said.startswith(f"{folder} is in use by pid {process.pid} on ")
+    assert ended(process)[0] == 0
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_nothing_is_left_beside_the_folders_of_killed_runs(desk, whole, begin):
+    """Killed while it starts, over and over: the output folder holds runs and nothing else."""
+    for moment in (0.2, 0.25, 0.3, 0.35):
+        process = begin(desk.profile)
+        time.sleep(moment)
+        process.kill()
+        ended(process)
+    names = [path.name for path in (desk.folder / "runs").iterdir()]
+    assert [name for name in names if not name.startswith(("light-", ".new-"))] == []
+    for folder in desk.runs():
+        assert run_info(folder).state in ("finished", "interrupted")

@@ -1,0 +1,27 @@
+"""Fixtures of the built-in plugins' tests; what they are made of is in `tiny_kit`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # bits depend on the thread count, and two are slower here
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers beside the tests out
+
+import pytest
+
+from tiny_kit import Tiny, make_rows, make_run, prepare
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    run = make_run(tmp_path_factory.mktemp("tiny"))
+    rows = make_rows()
+    from ftcore_plugins.tiny_model import Options, TinyModel
+
+    plugin = TinyModel(Options())
+    tokenizer = plugin.load_processor(run, rows)
+    loaded = plugin.load_model(run, tokenizer, None)
+    return Tiny(base=Path(loaded.base), rows=rows, tokenizer=tokenizer, data=prepare(tokenizer, rows))

@@ -1,0 +1,164 @@
+"""The SFT trainer's steps: what is reported, what stops it, and that the engine's decisions are obeyed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ftcore.api import MASKED, Decision, RunError
+from ftcore_plugins.lora import Options as LoraOptions
+from ftcore_plugins.sft import Options, Sft
+from ftcore_plugins.sft.order import StepOrder
+from tiny_kit import SHORT, FakeControl, Tiny, plain_loss, train_tiny
+
+# Steps
+
+
+def test_each_step_is_reported_once_with_floats(tiny: Tiny, tmp_path: Path) -> None:
+    control = train_tiny(tiny, tmp_path)
+    assert [step.number for step in control.steps] == [1, 2, 3]
+    assert {step.total for step in control.steps} == {3}
+    assert [step.epoch for step in control.steps] == pytest.approx([2 / 6, 4 / 6, 1.0])
+    for step in control.steps:
+        assert set(step.metrics) == {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second"}
+        assert all(type(value) is float and math.isfinite(value) for value in step.metrics.values())
+    # One epoch: every trained token was counted once.
+    counted = sum(label != MASKED for example in tiny.data.train for label in example.labels)
+    assert sum(step.metrics["tokens"] for step in control.steps) == counted
+
+
+def test_the_loss_is_the_mean_over_the_trained_tokens_of_the_step(tiny: Tiny, tmp_path: Path) -> None:
+    # One step over all rows, in micro-batches whose token counts differ.
+    run = tiny.run(tmp_path, train={**SHORT, "max_steps": 1, "batch_size": 24, "micro_batch_size": 2})
+    expected = plain_loss(tiny, tiny.load(run).model, list(tiny.data.train))
+    control = FakeControl(tmp_path / "c")
+    tiny.trainer(run).train(control, None)
+    assert control.losses[0] == pytest.approx(expected, abs=1e-6, rel=1e-6)
+
+
+def test_the_learning_rate_is_that_of_the_step(tiny: Tiny, tmp_path: Path) -> None:
+    control = train_tiny(tiny, tmp_path, train={"scheduler": "linear", "warmup": 2, "max_steps": 4})
+    assert [step.metrics["learning_rate"] for step in control.steps] == pytest.approx([0, 5e-3, 1e-2, 5e-3])
+
+
+def test_accumulation_does_not_change_the_result(tiny: Tiny, tmp_path: Path) -> None:
+    whole = train_tiny(tiny, tmp_path / "a", train={"micro_batch_size": None})
+    parts = train_tiny(tiny, tmp_path / "b", train={"micro_batch_size": 2})
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+    assert [step.metrics["tokens"] for step in parts.steps] == [step.metrics["tokens"] for step in whole.steps]
+
+
+def test_a_step_has_the_same_rows_however_it_is_split(tiny: Tiny, tmp_path: Path) -> None:
+    def rows_of_steps(micro: int) -> list[set[str]]:
+        run = tiny.run(tmp_path, train={**SHORT, "max_steps": 5, "micro_batch_size": micro})
+        trainer, seen = tiny.trainer(run), []
+        control = FakeControl(tmp_path / "c", lambda step: seen.append(set(trainer.inner._origins)) or Decision())
+        trainer.train(control, None)
+        return seen
+
+    whole = rows_of_steps(8)
+    assert whole == rows_of_steps(2)
+    assert set.union(*whole[:3]) == {example.origin for example in tiny.data.train}
+    assert whole[0] != whole[3]  # another order in the second epoch
+
+
+def test_rows_of_a_step_come_longest_first() -> None:
+    lengths = [3, 9, 1, 7, 5, 2, 8]
+    order = StepOrder(lengths, 3, seed=4)
+    epochs = []
+    for epoch in (0, 1, 0):
+        order.set_epoch(epoch)
+        epochs.append(list(order))
+        assert sorted(epochs[-1]) == list(range(7))
+        for start in (0, 3, 6):
+            step = [lengths[row] for row in epochs[-1][start : start + 3]]
+            assert step == sorted(step, reverse=True)
+    assert epochs[0] == epochs[2] != epochs[1]
+    assert list(StepOrder(lengths, 3, seed=5)) != epochs[0]
+
+
+def test_epochs_become_steps(tiny: Tiny, tmp_path: Path) -> None:
+    run = tiny.run(tmp_path, train={"epochs": 1.5, "batch_size": 8, "micro_batch_size": 4})
+    trainer = tiny.trainer(run)
+    assert trainer.total_steps == 5  # 1.5 x ceil(21 / 8)
+    control = FakeControl(tmp_path / "c")
+    assert trainer.train(control, None) == len(control.steps) == 5
+
+
+def test_decisions_are_obeyed_in_order(tiny: Tiny, tmp_path: Path) -> None:
+    events: list[str] = []
+
+    class Watching(FakeControl):
+        def evaluated(self, step: int, metrics: Any) -> None:
+            events.append(f"evaluated {step}")
+
+        def checkpoint(self, step: int) -> Any:
+            events.append(f"checkpoint {step}")
+            return super().checkpoint(step)
+
+    control = Watching(tmp_path / "c", lambda step: Decision(evaluate=True, checkpoint=True, stop=step.number == 2))
+    assert tiny.trainer(tiny.run(tmp_path, train=SHORT)).train(control, None) == 2
+    assert events == ["evaluated 1", "checkpoint 1", "evaluated 2", "checkpoint 2"]
+    assert len(control.steps) == 2
+
+
+# Guards
+
+
+def test_a_broken_loss_stops_before_the_optimizer(tiny: Tiny, tmp_path: Path) -> None:
+    trainer = tiny.trainer(tiny.run(tmp_path, train=SHORT))
+    model = trainer.inner.model
+    forward, calls = model.forward, []
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        outputs = forward(*args, **kwargs)
+        calls.append(1)
+        if len(calls) == 4:  # the second micro-batch of the second step
+            outputs.logits = outputs.logits * float("nan")
+        return outputs
+
+    model.forward = broken
+    weights: list[torch.Tensor] = []
+    control = FakeControl(tmp_path / "c", lambda step: weights.append(model.lm_head.weight.clone()) or Decision())
+    with pytest.raises(RunError, match=r"step 2: the loss is nan.*rows\.jsonl:\d+, rows\.jsonl") as caught:
+        trainer.train(control, None)
+    assert len(set(str(caught.value).partition("rows: ")[2].split(", "))) == 8
+    assert torch.equal(weights[-1], model.lm_head.weight)
+    assert len(control.steps) == 1
+    assert not control.folder.exists()
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+def test_a_broken_gradient_stops_before_the_optimizer(tiny: Tiny, tmp_path: Path, max_grad_norm: float) -> None:
+    trainer = tiny.trainer(tiny.run(tmp_path, train={**SHORT, "max_grad_norm": max_grad_norm}))
+    weight = trainer.inner.model.lm_head.weight
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = weight.detach().clone()
+    with pytest.raises(RunError, match=r"step 1: the gradient norm is (inf|nan).*rows.jsonl:"):
+        trainer.train(FakeControl(tmp_path / "c"), None)
+    assert torch.equal(weight, before)
+
+
+def test_a_model_without_trainable_weights_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    run = tiny.run(tmp_path)
+    loaded = tiny.load(run)
+    loaded.model.requires_grad_(False)
+    with pytest.raises(RunError, match="no trainable weights"):
+        Sft(Options()).make_trainer(run, loaded, tiny.data, {})
+
+
+def test_a_model_that_trl_refuses_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"the trainer refuses this model: .*lm_head"):
+        tiny.trainer(tiny.run(tmp_path, train=SHORT), lora=LoraOptions(targets=("lm_head",)))
+
+
+def test_a_batch_must_split(tiny: Tiny, tmp_path: Path) -> None:
+    run = tiny.run(tmp_path, train={"batch_size": 8, "micro_batch_size": 3})
+    with pytest.raises(RunError, match="8 is not a multiple of micro_batch_size 3"):
+        tiny.trainer(run)
+    roomy = tiny.trainer(tiny.run(tmp_path, train={"batch_size": 2, "micro_batch_size": 4})).inner.args
+    assert (roomy.per_device_train_batch_size, roomy.gradient_accumulation_steps) == (2, 1)
