@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ftcore.errors import FtcoreError, PluginError, Problem, ProfileError, RunError
+from ftcore.data.cache import cached
+from ftcore.errors import FtcoreError, PluginError, Problem, ProfileError, RowError, RunError
 from ftcore.hookspecs import hookimpl
 from ftcore.tables import DataTable, HardwareTable, ModelTable, RunTable, TrainTable, option
 from ftcore.values import (
@@ -12,9 +13,11 @@ from ftcore.values import (
     Decision,
     Drop,
     Example,
+    Format,
     Ledger,
     Loaded,
     Outcome,
+    Part,
     Prediction,
     PreparedData,
     Profile,
@@ -22,6 +25,7 @@ from ftcore.values import (
     Quantization,
     Row,
     Rows,
+    RowSource,
     Run,
     RunState,
     Sample,
@@ -39,12 +43,14 @@ __all__ = [
     "Decision",
     "Drop",
     "Example",
+    "Format",
     "FtcoreError",
     "HardwareTable",
     "Ledger",
     "Loaded",
     "ModelTable",
     "Outcome",
+    "Part",
     "PluginError",
     "Prediction",
     "PreparedData",
@@ -54,6 +60,8 @@ __all__ = [
     "Proof",
     "Quantization",
     "Row",
+    "RowError",
+    "RowSource",
     "Rows",
     "Run",
     "RunError",
@@ -65,6 +73,7 @@ __all__ = [
     "TrainTable",
     "Trainer",
     "Verdict",
+    "cached",
     "hookimpl",
     "option",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,6 +82,21 @@ class PluginError(FtcoreError):
 
 class RunError(FtcoreError):
     """A run could not go on, for a reason that lies in its data, its model or its machine."""
+
+
+class RowError(RunError):
+    """One row is broken, or not what the format takes. The profile says how many of them a run bears.
+
+    `reason` is for the user; `origin` is the row's, and `raw` what stands there, as far as it can be shown.
+    """
+
+    def __init__(self, reason: str, *, origin: str, raw: str = "") -> None:
+        super().__init__(f"{origin}: {reason}")
+        self.reason, self.origin, self.raw = reason, origin, raw
+
+    def __reduce__(self) -> Any:
+        """Exceptions pickle by their arguments, which these are not."""
+        return partial(RowError, origin=self.origin, raw=self.raw), (self.reason,)
 
 
 class Interrupted(BaseException):

@@ -16,6 +16,7 @@ import pluggy
 from ftcore.errors import Problem
 from ftcore.values import (
     Artifact,
+    Format,
     Loaded,
     Outcome,
     Prediction,
@@ -23,6 +24,7 @@ from ftcore.values import (
     Quantization,
     Row,
     Rows,
+    RowSource,
     Run,
     Step,
     StopRequest,
@@ -76,16 +78,19 @@ class Hooks:
         """The run folder is there and locked. `settings` is the resolved profile, as nested tables."""
 
     @_hook(Kind.EXACTLY_ONE)
-    def load_rows(self, run: Run) -> Sequence[Row]:  # type: ignore[empty-body]
-        """Read the raw rows, in a stable order. The engine splits off the held-out ones."""
+    def load_rows(self, run: Run) -> RowSource | Sequence[Row]:  # type: ignore[empty-body]
+        """Find the raw rows, in a stable order. The engine splits off the held-out ones."""
 
     @_hook(Kind.EXACTLY_ONE)
     def load_processor(self, run: Run, rows: Rows) -> Any:
         """Load the tokenizer or processor, without the model's weights."""
 
     @_hook(Kind.EXACTLY_ONE)
-    def format_dataset(self, run: Run, rows: Rows, processor: Any) -> PreparedData:  # type: ignore[empty-body]
-        """Tokenize the rows and mask what is not trained. The engine proves the labels."""
+    def format_dataset(self, run: Run, rows: Rows, processor: Any) -> Format:  # type: ignore[empty-body]
+        """Say how a row becomes tokens and labels. The engine does it, and proves the labels.
+
+        `rows` are there to look at the first ones: which columns they have, say.
+        """
 
     @_hook(Kind.AT_MOST_ONE)
     def quantize(self, run: Run) -> Quantization | None:

@@ -13,7 +13,6 @@ import attrs
 
 from ftcore.discovery import Source
 from ftcore.errors import FtcoreError, Interrupted, PluginError, Problem
-from ftcore.values import Row
 
 OBSERVER_SECONDS = 30.0
 """How long one call of an observer may take before it is left out."""
@@ -27,7 +26,6 @@ SLOW_SECONDS, SLOW_SHARE = 60.0, 0.1
 ANSWERS: Mapping[str, tuple[type[Any], type[Any]]] = {
     "check": (Sequence, Problem),
     "launch": (int, object),
-    "load_rows": (Sequence, Row),
     "training_args": (Mapping, object),
     "score": (Mapping, object),
 }

@@ -151,6 +151,7 @@ def ledger_as_json(ledger: Ledger) -> dict[str, Any]:
         "trained": ledger.trained,
         "held_out": ledger.held_out,
         "dropped": dict(ledger.reasons),
+        "repeated": ledger.repeated,
     }
 
 

@@ -17,14 +17,17 @@ from ftcore.slots import SLOTS, conflicts, yields_all
 from ftcore.structure import nearest
 from ftcore.values import (
     Artifact,
+    Format,
     Loaded,
     Outcome,
+    Part,
     Prediction,
     PreparedData,
     Proof,
     Quantization,
     Row,
     Rows,
+    RowSource,
     Run,
     Step,
     StopRequest,
@@ -78,7 +81,7 @@ def build_plugins(
         manager.unregister(name=name)  # it is not asked to check what is not its business
     problems = conflicts(manager)
     _guard(manager, sources, report, record)
-    return Plugins(manager), problems
+    return Plugins(manager, active), problems
 
 
 def implemented_hooks(cls: type[Any]) -> list[str]:
@@ -90,9 +93,10 @@ def implemented_hooks(cls: type[Any]) -> list[str]:
 class Plugins:
     """One run's plugins. Every method calls one hook; data hooks propagate, observers are isolated."""
 
-    def __init__(self, manager: pluggy.PluginManager) -> None:
+    def __init__(self, manager: pluggy.PluginManager, active: Sequence[Active] = ()) -> None:
         self._manager = manager
         self._hook = manager.hook
+        self._active = {plugin.source.name: plugin for plugin in active}
 
     def check(self, run: Run) -> list[Problem]:
         """Every problem that any plugin finds."""
@@ -107,19 +111,23 @@ class Plugins:
         """Tell the observers."""
         self._hook.run_started(run=run, settings=settings)
 
-    def load_rows(self, run: Run) -> Sequence[Row]:
+    def load_rows(self, run: Run) -> RowSource:
         """The raw rows."""
-        rows: Sequence[Row] = self._hook.load_rows(run=run)
-        return self._answered("load_rows", rows)
+        rows: RowSource | Sequence[Row] = self._answered("load_rows", self._hook.load_rows(run=run))
+        if isinstance(rows, RowSource):
+            return rows
+        if not isinstance(rows, Sequence):
+            raise self._wrong("load_rows", "RowSource or a sequence of rows", rows)
+        return RowSource(parts=(Part(rows=rows),))
 
     def load_processor(self, run: Run, rows: Rows) -> Any:
         """The tokenizer or processor."""
         return self._answered("load_processor", self._hook.load_processor(run=run, rows=rows))
 
-    def format_dataset(self, run: Run, rows: Rows, processor: Any) -> PreparedData:
-        """The tokenized rows."""
-        data = self._hook.format_dataset(run=run, rows=rows, processor=processor)
-        return self._expect("format_dataset", data, PreparedData)
+    def format_dataset(self, run: Run, rows: Rows, processor: Any) -> Format:
+        """How a row becomes tokens."""
+        answer = self._hook.format_dataset(run=run, rows=rows, processor=processor)
+        return self._expect("format_dataset", answer, Format)
 
     def quantize(self, run: Run) -> Quantization | None:
         """Options to read the weights with."""
@@ -186,6 +194,10 @@ class Plugins:
     def implementers(self, hook: str) -> list[str]:
         """Names of the plugins that implement `hook`, first called first."""
         return [impl.plugin_name for impl in reversed(getattr(self._hook, hook).get_hookimpls())]
+
+    def active(self, hook: str) -> list[Active]:
+        """The plugins that implement `hook`, with their options."""
+        return [self._active[name] for name in self.implementers(hook)]
 
     def _each(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
         """One plugin's answer at a time, in profile order, with the plugin's name."""

@@ -12,13 +12,13 @@ import attrs
 from ftcore import judge
 from ftcore.checkpoints import Checkpoint, CheckpointStore
 from ftcore.control import RunControl
+from ftcore.data.prepare import Prepared, clean, prepare
 from ftcore.display import Display
 from ftcore.errors import FtcoreError, Interrupted, RunError
 from ftcore.files import sync_tree
 from ftcore.manifest import Manifest, artifact_as_json, fingerprint_folder, ledger_as_json, now
 from ftcore.metrics import MetricsLog, cut_metrics
 from ftcore.plugins import Plugins
-from ftcore.prepare import Prepared, prepare
 from ftcore.report import write_report
 from ftcore.runs import METRICS
 from ftcore.signals import StopSignals
@@ -84,6 +84,7 @@ class Session:
 
     def ended(self, outcome: Outcome) -> None:
         """Write the end into the folder, then tell the observers."""
+        clean(self._run)
         try:
             self._update(attrs.evolve(self._manifest.with_outcome(outcome), ended=now()))
             write_report(self._run.folder, self._manifest)
@@ -163,7 +164,8 @@ class Session:
         self._refuse_change("data", self._manifest.data.get("fingerprint"), prepared.fingerprint)
         self._update(attrs.evolve(self._manifest, data={"fingerprint": prepared.fingerprint, "ledger": ledger}))
         dropped = "".join(f", {count} dropped: {reason}" for reason, count in ledger["dropped"].items())
-        rows = f"{ledger['rows']} rows: {ledger['trained']} to train on, {ledger['held_out']} held out{dropped}"
+        again = f" (and {ledger['repeated']} again)" if ledger["repeated"] else ""
+        rows = f"{ledger['rows']} rows: {ledger['trained']} to train on{again}, {ledger['held_out']} held out{dropped}"
         self._display.say(f"{rows}; labels proved on {prepared.proved}")
 
     def _remember_model(self, loaded: Loaded) -> None:

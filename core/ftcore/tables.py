@@ -6,10 +6,12 @@ Every option is an attrs field made by `option`; the reference in docs/options.m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
+from attrs import Factory
 from attrs.validators import ge, gt, le, lt, optional
 
 _RUNS = Path("runs")
@@ -46,6 +48,7 @@ class RunTable:
 
     name: str = option("", help="name of the run; the profile's file name if empty")
     output_dir: Path = option(_RUNS, help="folder that holds one folder for each run")
+    cache_dir: Path | None = option(None, help="folder of prepared rows that runs share; ~/.cache/ftcore if unset")
     seed: int = option(42, at_least=0, at_most=2**32 - 1, help="seed of every random number of the run")
     samples: int = option(8, at_least=0, help="held-out rows to answer before and after training; 0 for none")
     sample_tokens: int = option(128, at_least=1, help="most tokens of one such answer")
@@ -80,11 +83,28 @@ class ModelTable:
 class DataTable:
     """`[data]`: the rows to train on, and those held out to judge by."""
 
-    path: Path | None = option(None, help="JSONL file, or a folder of them, with one row a line")
+    path: Path | tuple[Path, ...] | None = option(
+        None, help="file or folder with the rows, or a list of them: JSONL, JSON, CSV, TSV, Parquet or Arrow"
+    )
+    id: str = option("", help="hub id of a data set (tatsu-lab/alpaca), in the place of data.path")
+    revision: str = option("", help="branch, tag or commit of data.id; the default branch if empty")
+    split: str = option("", help="split to train on, of a folder or hub id that has several; train if empty")
+    weights: tuple[float, ...] = option(
+        (), help="how often the rows of each data.path come in one epoch, such as [1, 0.5]; once each if empty"
+    )
+    columns: Mapping[str, str] = option(
+        Factory(dict), help='names for columns, such as { instruction = "prompt", output = "code" }'
+    )
     validation: float = option(0.05, at_least=0, below=1, help="share of the rows that is held out of training")
+    validation_path: Path | None = option(None, help="file or folder with the held-out rows, in place of a share")
+    validation_split: str = option("", help="split with the held-out rows, in place of a share")
+    group: str = option("", help="column whose rows of equal value are held out together, such as a module's name")
     max_rows: int | None = option(None, at_least=1, help="read at most this many rows")
     max_bad_rows: int = option(0, at_least=0, help="broken rows to set aside in the run folder before giving up")
-    long_rows: Literal["drop", "error"] = option("drop", help="what to do with a row of over train.max_length tokens")
+    long_rows: Literal["drop", "error", "cut"] = option(
+        "drop", help="what to do with a row of over train.max_length tokens; cut takes them from the prompt's start"
+    )
+    workers: int = option(0, at_least=0, help="processes that format rows; 0 picks by cores and rows")
 
 
 @attrs.frozen(kw_only=True)
@@ -109,6 +129,7 @@ class TrainTable:
         "auto", help="precision of the arithmetic; auto is bf16 on a GPU that has it, else fp32"
     )
     max_length: int = option(2048, at_least=8, help="most tokens of one row; data.long_rows says what happens above")
+    packing: bool = option(False, help="lay short rows end to end up to max_length; they do not see each other")
     activation_checkpointing: bool = option(False, help="compute activations again in the backward pass to save memory")
     log_steps: int = option(1, at_least=1, help="steps between two lines of metrics.jsonl")
     save_steps: int = option(200, at_least=0, help="steps between two checkpoints; 0 keeps only the last step's")

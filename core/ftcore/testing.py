@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,29 @@ from typing import Any
 import attrs
 
 from ftcore.checkpoints import CheckpointStore
+from ftcore.data.encode import encode_rows, read_encoded
+from ftcore.data.index import index_rows
+from ftcore.data.prepare import assemble
+from ftcore.data.proof import prove_labels
+from ftcore.data.rows import rows_of, split_rows
 from ftcore.discovery import config_class
 from ftcore.hookspecs import hook_kinds
 from ftcore.options import options_of
 from ftcore.plugins import implemented_hooks
 from ftcore.preflight import CORE_TABLES
-from ftcore.proof import prove_labels
 from ftcore.structure import nearest, structure
-from ftcore.values import Decision, Profile, Run, Step
+from ftcore.values import Decision, Format, Part, PreparedData, Profile, Row, Rows, RowSource, Run, Step
 
-__all__ = ["RecordingControl", "heavy_imports", "make_config", "make_run", "plugin_faults", "prove_labels"]
+__all__ = [
+    "RecordingControl",
+    "formatted",
+    "heavy_imports",
+    "make_config",
+    "make_run",
+    "plugin_faults",
+    "prove_labels",
+    "split",
+]
 
 HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas", "tensorboard", "wandb", "mlflow")
 
@@ -36,6 +50,24 @@ def make_run(folder: Path, **tables: Mapping[str, Any]) -> Run:
         raise ValueError(f"{unknown[0]}: unknown table{nearest(unknown[0], CORE_TABLES)}")
     built = {name: make_config(cls, tables.get(name, {})) for name, cls in CORE_TABLES.items()}
     return Run(name="test", folder=folder, profile=Profile(**built))
+
+
+def split(run: Run, rows: Sequence[Row]) -> Rows:
+    """Rows as hooks get them, held out as the run's profile says."""
+    index = index_rows(run, RowSource(parts=(Part(rows=rows),)))
+    return rows_of(index, split_rows(run, index))
+
+
+def formatted(run: Run, format_: Format, rows: Sequence[Row]) -> PreparedData:
+    """What the engine makes of `rows` with a formatter's answer: in this process, without a cache.
+
+    Writes into the run's folder. Prove it with `prove_labels(data, format_.processor, seed)`.
+    """
+    index = index_rows(run, RowSource(parts=(Part(rows=rows),)))
+    folder = Path(tempfile.mkdtemp(dir=run.folder, prefix="formatted-"))
+    encode_rows(run, index, format_, folder)
+    encoded = read_encoded(folder)
+    return assemble(index, split_rows(run, index), encoded, format_, [*index.broken, *encoded.broken])[0]
 
 
 def make_config(cls: type[Any], table: Mapping[str, Any] | None = None) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 
@@ -39,17 +39,49 @@ class Run:
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """One row of raw data. `origin` is where a person finds it, such as `functions.jsonl:41`."""
+    """One row of raw data.
+
+    `values` are what JSON can hold. `origin` is where a person finds the row, such as `functions.jsonl:41`.
+    Relative paths among the values start in `folder`, and no file outside of it is read; None for no files.
+    """
 
     values: Mapping[str, Any]
     origin: str
+    folder: Path | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Part:
+    """Rows of one file, folder or split. `weight` says how often each of them comes in one epoch.
+
+    With a weight of 2 each row comes twice; with 0.5 a half of the rows, chosen by content, comes once.
+    """
+
+    rows: Sequence[Row]
+    weight: float = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class RowSource:
+    """What `load_rows` found: rows that may be read only when they are asked for.
+
+    `parts` are trained on, but for the share that the engine holds out; `validation` is held out as it is.
+    Reading a row raises `RowError` if it is broken. Sequences of rows must pickle, and should read by need:
+    no list of millions. `fingerprint` is a SHA-256 over the bytes that all rows are made from; without one
+    the engine makes it from every row's values.
+    """
+
+    parts: Sequence[Part]
+    validation: Sequence[Row] = ()
+    fingerprint: str = ""
 
 
 @attrs.frozen(kw_only=True)
 class Rows:
     """Raw rows, split by content: no row of `validation` has a twin in `train`.
 
-    `fingerprint` is a SHA-256 over the content of all rows in order, before the split.
+    Both may read from a file at each access: go through them in order, once. `fingerprint` is a SHA-256
+    over the content of all rows in order, before the split.
     """
 
     train: Sequence[Row]
@@ -64,7 +96,7 @@ class Example:
     `input_ids` and `labels` have one entry a token; a label is `MASKED` or the token itself.
     `replies` are the texts that must be trained, in order, each without its end-of-turn token: the
     engine proves the labels against them. `features` holds what else the formatter's own collator or
-    score needs, such as image paths.
+    score needs, such as image paths; it is what JSON can hold. `folder` is the row's own.
     """
 
     input_ids: Sequence[int]
@@ -72,6 +104,7 @@ class Example:
     replies: tuple[str, ...]
     origin: str
     features: Mapping[str, Any] = attrs.field(factory=dict)
+    folder: Path | None = None
 
     @property
     def prompt_ids(self) -> Sequence[int]:
@@ -93,12 +126,16 @@ class Drop:
 
 @attrs.frozen(kw_only=True)
 class Ledger:
-    """Where every row went: rows in = trained + held out + dropped. Raises `ValueError` if not."""
+    """Where every row went: rows in = trained + held out + dropped. Raises `ValueError` if not.
+
+    `repeated` counts how often rows come again in an epoch, since their part has a weight over 1.
+    """
 
     rows: int
     trained: int
     held_out: int
     dropped: tuple[Drop, ...] = ()
+    repeated: int = 0
 
     def __attrs_post_init__(self) -> None:
         if self.rows != self.trained + self.held_out + len(self.dropped):
@@ -113,21 +150,52 @@ class Ledger:
         return counts
 
 
+Collate = Callable[[Sequence[Example]], Mapping[str, Any]]
+"""Examples to a batch: a mapping of tensors, `input_ids`, `attention_mask` and `labels` of shape (rows, tokens)."""
+
+
+@attrs.frozen(kw_only=True)
+class Format:
+    """What `format_dataset` returns: how a row becomes tokens. The engine feeds it the rows, and counts them.
+
+    `encode` answers a batch of rows with one `Example` or `Drop` each, in order, and depends on nothing but the
+    rows: the engine calls it in several processes (where it pickles) and keeps the answers in its cache. It
+    raises `RowError` for a row that is not what the format takes. `processor` is what the run goes on with and
+    is saved with the model: the one that was given, or a copy with another chat template, say.
+
+    `end_of_turn` is the token that ends each reply. `never_trained` are tokens that no label may hold, such as
+    image tokens. `trains` says whether replies alone are trained, or every token but the first. `packable`
+    says that rows may be laid end to end in one sequence. `fingerprint` is a SHA-256 over all that `encode`
+    depends on but the rows, the plugin's code and options, and the core tables: tokenizer and chat template;
+    without one, nothing is kept for the next run.
+    """
+
+    encode: Callable[[Sequence[Row]], Iterable[Example | Drop]]
+    collate: Collate
+    processor: Any
+    end_of_turn: int
+    never_trained: frozenset[int] = frozenset()
+    trains: Literal["replies", "everything"] = "replies"
+    packable: bool = True
+    fingerprint: str = ""
+
+
 @attrs.frozen(kw_only=True)
 class PreparedData:
-    """Tokenized rows, ready to train.
+    """Tokenized rows, ready to train. `lengths` are the tokens of each training row; for the rest see `Format`.
 
-    `collate` turns examples into a batch: a mapping of tensors of shape (rows, tokens), among them
-    `input_ids`, `attention_mask` and `labels`. `end_of_turn` is the token that ends each reply.
-    `never_trained` are tokens that no label may hold, such as image tokens.
+    The sequences map a file: an example is read when it is asked for.
     """
 
     train: Sequence[Example]
     validation: Sequence[Example]
-    collate: Callable[[Sequence[Example]], Mapping[str, Any]]
+    lengths: Sequence[int]
+    collate: Collate
     ledger: Ledger
     end_of_turn: int
     never_trained: frozenset[int] = frozenset()
+    trains: Literal["replies", "everything"] = "replies"
+    packable: bool = True
 
 
 @attrs.frozen(kw_only=True)

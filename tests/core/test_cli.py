@@ -305,7 +305,7 @@ def test_preview_as_json(desk, ftcore):
         assert [t for t, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100] == [
             *map(ord, row["trained_text"])
         ]
-    assert found["ledger"] == {"rows": 12, "trained": 9, "held_out": 3, "dropped": {}}
+    assert found["ledger"] == {"rows": 12, "trained": 9, "held_out": 3, "dropped": {}, "repeated": 0}
     assert found["proved"] == 12
     assert found["lengths"]["p0"] <= found["lengths"]["p50"] <= found["lengths"]["p100"]
 

@@ -127,7 +127,7 @@ def test_the_outcome_the_manifest_and_the_report_agree(run):
     assert outcome.step == manifest.step == found["step"] == found["total_steps"] == 10
     assert found["loss"] == {"before": outcome.loss_before, "after": outcome.loss_after} == manifest.loss
     assert outcome.loss_before == 1.0
-    assert found["ledger"] == {"rows": 12, "trained": 9, "held_out": 3, "dropped": {}}
+    assert found["ledger"] == {"rows": 12, "trained": 9, "held_out": 3, "dropped": {}, "repeated": 0}
     assert found["exports"] == [
         {
             "kind": "light",

@@ -13,14 +13,17 @@ from ftcore.hookspecs import Hooks, Kind, hook_kinds
 from ftcore.plugins import Plugins, build_plugins, implemented_hooks
 from ftcore.values import (
     Artifact,
+    Format,
     Ledger,
     Loaded,
     Outcome,
+    Part,
     PreparedData,
     Proof,
     Quantization,
     Row,
     Rows,
+    RowSource,
     RunState,
     Step,
     StopRequest,
@@ -69,8 +72,14 @@ ROW = Row(values={"a": 1}, origin="x:1")
 ROWS = Rows(train=[ROW], validation=[], fingerprint="f")
 LOADED = Loaded(model="m", processor="p", base="b")
 QUANTIZATION = Quantization(name="q", options={})
+FORMAT = Format(encode=list, collate=dict, processor="p", end_of_turn=1)
 DATA = PreparedData(
-    train=[], validation=[], collate=lambda examples: {}, ledger=Ledger(rows=0, trained=0, held_out=0), end_of_turn=1
+    train=[],
+    validation=[],
+    lengths=[],
+    collate=dict,
+    ledger=Ledger(rows=0, trained=0, held_out=0),
+    end_of_turn=1,
 )
 STEP = Step(number=1, total=2, epoch=0.5, metrics={})
 OUTCOME = Outcome(state=RunState.FINISHED, folder=Path("f"))
@@ -160,8 +169,21 @@ def test_run_started(only):
 
 def test_load_rows(only):
     plugins, run, calls = only("load_rows", [ROW])
-    assert plugins.load_rows(run) == [ROW]
+    assert plugins.load_rows(run) == RowSource(parts=(Part(rows=[ROW]),))
     assert calls == [{"run": run}]
+
+
+def test_load_rows_may_answer_with_a_source(only):
+    source = RowSource(parts=(), fingerprint="f")
+    plugins, run, _ = only("load_rows", source)
+    assert plugins.load_rows(run) is source
+
+
+@pytest.mark.parametrize(("answer", "kind"), [(7, "int"), (iter([ROW]), "list_iterator")])
+def test_load_rows_must_answer_with_rows(only, answer, kind):
+    plugins, run, _ = only("load_rows", answer)
+    with pytest.raises(PluginError, match=f"load_rows: fake must return RowSource or a sequence of rows, got {kind}"):
+        plugins.load_rows(run)
 
 
 def test_load_processor(only):
@@ -172,8 +194,8 @@ def test_load_processor(only):
 
 
 def test_format_dataset(only):
-    plugins, run, calls = only("format_dataset", DATA)
-    assert plugins.format_dataset(run, ROWS, "processor") is DATA
+    plugins, run, calls = only("format_dataset", FORMAT)
+    assert plugins.format_dataset(run, ROWS, "processor") is FORMAT
     assert calls == [{"run": run, "rows": ROWS, "processor": "processor"}]
 
 

@@ -101,7 +101,7 @@ def test_the_report_has_the_keys_that_other_programs_read(desk, tmp_path, outcom
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["outcome"] == "finished"
     assert report["loss"] == {"before": 2.5, "after": 1.25}
-    assert report["ledger"] == {"rows": 4, "trained": 1, "held_out": 1, "dropped": {"long": 2}}
+    assert report["ledger"] == {"rows": 4, "trained": 1, "held_out": 1, "dropped": {"long": 2}, "repeated": 0}
     assert report["step"] == report["total_steps"] == 9
     (export,) = report["exports"]
     assert (export["kind"], export["path"]) == ("merged", "/x/exports/merged")

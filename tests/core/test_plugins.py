@@ -202,7 +202,7 @@ class Plugin:
 def test_a_fallback_fills_the_slot_that_nobody_else_does(desk, build, run):
     desk.installation.plugin("plain", FALLBACK, fallback=True)
     plugins = build(switch_off=["light_rows"])
-    assert [row.origin for row in plugins.load_rows(run)] == ["the fallback"]
+    assert [row.origin for row in plugins.load_rows(run).parts[0].rows] == ["the fallback"]
     assert [problem.message for problem in plugins.check(run)] == ["the fallback was asked"]
 
 
@@ -218,7 +218,7 @@ def test_a_fallback_keeps_the_slots_that_are_still_empty(desk, build, run):
     desk.installation.plugin("plain", source, fallback=True)
     plugins = build()
     assert "plain" in plugins.implementers("quantize")
-    assert plugins.load_rows(run)[0].origin == "rows.jsonl:1", "the named plugin goes first"
+    assert plugins.load_rows(run).parts[0].rows[0].origin == "rows.jsonl:1", "the named plugin goes first"
 
 
 def test_a_fallback_that_the_profile_names_is_configured_by_its_table(desk):
@@ -405,7 +405,7 @@ def test_a_hook_that_must_answer_may_not_answer_none(build_odd, run, hook):
 @pytest.mark.parametrize(
     ("hook", "answer", "said"),
     [
-        ("format_dataset", "[1, 2]", "format_dataset: odd must return PreparedData, got list"),
+        ("format_dataset", "[1, 2]", "format_dataset: odd must return Format, got list"),
         ("load_model", "'a model'", "load_model: odd must return Loaded, got str"),
         ("load_model", "None", "load_model: odd must return Loaded, got NoneType"),
         ("quantize", "{'bits': 4}", "quantize: odd must return Quantization, got dict"),
@@ -432,9 +432,6 @@ def test_an_answer_of_the_wrong_type_is_named(build_odd, run, hook, answer, said
         ("launch", "'done'"),
         ("score", "0.5"),
         ("score", "['accuracy']"),
-        ("load_rows", "5"),
-        ("load_rows", "(row for row in [])"),
-        ("load_rows", "['a string, not a row']"),
     ],
 )
 def test_an_odd_answer_is_a_plugin_error_that_names_the_plugin(build_odd, run, hook, answer):

@@ -1,19 +1,24 @@
-"""What core does not take a formatter's word for: the ledger, the sides of the split, and what is prompt."""
+"""From raw rows to proved examples: what core counts, cuts, splits, keeps, and takes nobody's word for."""
 
 from __future__ import annotations
 
+import functools
+import json
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from ftcore.errors import PluginError, RunError
-from ftcore.prepare import TWIN, prepare
+from ftcore.data.encode import TOO_LONG
+from ftcore.data.prepare import BROKEN, LEFT_OUT, TWIN, prepare
+from ftcore.errors import PluginError, RowError, RunError
 from ftcore.testing import make_run
-from ftcore.values import MASKED, Drop, Example, Ledger, PreparedData, Row, Rows
+from ftcore.values import MASKED, Drop, Example, Format, Ledger, Part, Row, Rows, RowSource
 
-END = 3
+END, IMAGE = 3, 5
 
 
 class Letters:
@@ -49,30 +54,44 @@ def collate(examples: Sequence[Example]) -> dict[str, Numbers]:
     }
 
 
-def formatted(rows: Rows) -> PreparedData:
-    train, validation = [example(row) for row in rows.train], [example(row) for row in rows.validation]
-    ledger = Ledger(rows=len(train) + len(validation), trained=len(train), held_out=len(validation))
-    return PreparedData(train=train, validation=validation, collate=collate, ledger=ledger, end_of_turn=END)
+@attrs.frozen
+class Honest:
+    """Formats rows; `change` spoils each answer."""
+
+    change: Any = None
+
+    def __call__(self, rows: Sequence[Row]) -> list[Any]:
+        examples = [example(row) for row in rows]
+        return self.change(examples) if self.change else examples
 
 
 @attrs.frozen
 class OneFormatter:
-    """The plugins of a run whose formatter is `change` after an honest one."""
+    """As much of a run's plugins as is asked for rows."""
 
-    rows: list[Row]
-    change: Any
+    rows: Any
+    encode: Any
+    collate: Any = collate
+    fingerprint: str = ""
 
-    def load_rows(self, run: Any) -> list[Row]:
-        return self.rows
+    def load_rows(self, run: Any) -> RowSource:
+        return self.rows if isinstance(self.rows, RowSource) else RowSource(parts=(Part(rows=self.rows),))
 
     def load_processor(self, run: Any, rows: Rows) -> Letters:
         return Letters()
 
-    def format_dataset(self, run: Any, rows: Rows, processor: Letters) -> PreparedData:
-        return self.change(formatted(rows), rows)
+    def format_dataset(self, run: Any, rows: Rows, processor: Letters) -> Format:
+        return Format(
+            encode=self.encode,
+            collate=self.collate,
+            processor=processor,
+            end_of_turn=END,
+            never_trained=frozenset({IMAGE}),
+            fingerprint=self.fingerprint,
+        )
 
-    def implementers(self, hook: str) -> list[str]:
-        return ["shady"]
+    def active(self, hook: str) -> list[Any]:
+        return []
 
 
 def rows_of(count: int, **more: Any) -> list[Row]:
@@ -82,69 +101,85 @@ def rows_of(count: int, **more: Any) -> list[Row]:
 
 @pytest.fixture
 def prepared(tmp_path):
-    def go(change, rows=None):
-        run = make_run(tmp_path, data={"validation": 0.2})
-        return prepare(OneFormatter(rows or rows_of(20), change), run, lambda title: None)
+    def go(encode=None, rows=None, train=None, plugins=None, **data):
+        tables = {"data": {"validation": 0.2, **data}, "train": train or {}}
+        run = make_run(tmp_path, run={"cache_dir": str(tmp_path / "cache")}, **tables)
+        return prepare(plugins or OneFormatter(rows or rows_of(20), encode or Honest()), run, lambda title: None)
 
     return go
 
 
+def adds_up(ledger: Ledger) -> bool:
+    return ledger.rows == ledger.trained + ledger.held_out + len(ledger.dropped)
+
+
+def questions(examples: Sequence[Example]) -> list[str]:
+    return ["".join(map(chr, each.input_ids)).split("\n")[0].removeprefix("Q ") for each in examples]
+
+
 def test_an_honest_formatter_passes(prepared) -> None:
-    assert prepared(lambda data, rows: data).proved == 20
+    done = prepared()
+    assert done.proved == 20
+    assert (len(done.data.train), len(done.data.validation)) == (16, 4)
+    assert list(done.data.lengths) == [len(each.input_ids) for each in done.data.train]
+    assert adds_up(done.data.ledger)
+
+
+def test_what_comes_out_is_what_was_formatted(prepared) -> None:
+    rows = rows_of(20)
+    wanted = {each.origin: each for each in Honest()(rows)}
+    data = prepared(rows=rows).data
+    assert [attrs.asdict(each) for each in data.train] == [attrs.asdict(wanted[each.origin]) for each in data.train]
+
+
+def test_features_and_folder_come_back(prepared, tmp_path) -> None:
+    def with_features(examples):
+        return [attrs.evolve(each, features={"images": ["\ud800", 1.5, None]}, folder=tmp_path) for each in examples]
+
+    first = prepared(Honest(with_features)).data.train[0]
+    assert first.features == {"images": ["\ud800", 1.5, None]}
+    assert first.folder == tmp_path
 
 
 def test_a_row_may_not_vanish(prepared) -> None:
-    def vanish(data, rows):
-        ledger = Ledger(rows=19, trained=len(data.train) - 1, held_out=len(data.validation))
-        return attrs.evolve(data, train=data.train[1:], ledger=ledger)
-
-    with pytest.raises(PluginError, match="shady was given 20 rows, but its ledger says 19"):
-        prepared(vanish)
-
-
-def test_the_ledger_is_about_the_rows_that_came_back(prepared) -> None:
-    def miscount(data, rows):
-        return attrs.evolve(data, train=data.train[1:])
-
-    with pytest.raises(PluginError, match="returned 15 trained rows, but its ledger says 16"):
-        prepared(miscount)
-
-
-def test_held_out_rows_are_not_trained(prepared) -> None:
-    def swap(data, rows):
-        return attrs.evolve(data, train=[*data.train[1:], data.validation[0]])
-
-    with pytest.raises(PluginError, match="among the train rows, where it was given no such origin"):
-        prepared(swap)
+    with pytest.raises(PluginError, match="encode was given 20 rows and answered 19"):
+        prepared(Honest(lambda examples: examples[1:]))
 
 
 def test_a_dropped_row_is_accounted_for(prepared) -> None:
-    def drop(data, rows):
-        gone = Drop(origin=data.train[0].origin, reason="too long")
-        ledger = attrs.evolve(data.ledger, trained=len(data.train) - 1, dropped=(gone,))
-        return attrs.evolve(data, train=data.train[1:], ledger=ledger)
+    def drop_first(examples):
+        return [Drop(origin=examples[0].origin, reason="too silly"), *examples[1:]]
 
-    assert prepared(drop).data.ledger.reasons == {"too long": 1}
+    ledger = prepared(Honest(drop_first)).data.ledger
+    assert ledger.reasons == {"too silly": 1}
+    assert adds_up(ledger)
+
+
+def test_when_every_row_is_dropped_the_error_says_why(prepared) -> None:
+    def drop_all(examples):
+        return [Drop(origin=each.origin, reason="too silly") for each in examples]
+
+    with pytest.raises(RunError, match=r"nothing left to train: all training rows were dropped \(too silly: 20\)"):
+        prepared(Honest(drop_all))
 
 
 def test_rows_that_are_the_same_to_the_model_stay_on_one_side(prepared) -> None:
     """An id column makes twins look different to the split."""
     rows = rows_of(20)
     twins = [Row(values={**row.values, "id": 1}, origin=f"more.jsonl:{n}") for n, row in enumerate(rows, start=1)]
-    data = prepared(lambda data, rows: data, rows=[*rows, *twins]).data
+    data = prepared(rows=[*rows, *twins]).data
     trained = {tuple(row.input_ids) for row in data.train}
     assert not [row for row in data.validation if tuple(row.input_ids) in trained]
-    ledger = data.ledger
-    assert ledger.reasons[TWIN] > 0
-    assert ledger.rows == 40 == ledger.trained + ledger.held_out + len(ledger.dropped)
+    assert data.ledger.reasons[TWIN] > 0
+    assert data.ledger.rows == 40
+    assert adds_up(data.ledger)
 
 
 def test_a_formatter_that_trains_the_prompt_cannot_call_it_the_reply(prepared) -> None:
     """Labels and replies agree with each other, so only the raw row tells."""
 
-    def train_all_but_the_first_token(data, rows):
-        train = [example(row, trained_from=2) for row in rows.train]
-        return attrs.evolve(data, train=train)
+    def train_all_but_the_first_token(rows):
+        return [example(row, trained_from=2) for row in rows]
 
     with pytest.raises(
         RunError, match=r"'the square is .*' and 'what is the square .*' are trained and nothing is masked"
@@ -153,25 +188,226 @@ def test_a_formatter_that_trains_the_prompt_cannot_call_it_the_reply(prepared) -
 
 
 def test_a_collator_may_not_change_a_row(prepared) -> None:
-    def mix(data, rows):
-        def first_row_for_all(examples):
-            return collate([examples[0]] * len(examples))
-
-        return attrs.evolve(data, collate=first_row_for_all)
+    def first_row_for_all(examples):
+        return collate([examples[0]] * len(examples))
 
     with pytest.raises(RunError, match="the labels are wrong"):
-        prepared(mix)
+        prepared(plugins=OneFormatter(rows_of(20), Honest(), first_row_for_all))
 
 
 def test_a_collator_may_not_hide_the_prompt(prepared) -> None:
-    def hide(data, rows):
-        def without_prompt(examples):
-            batch = collate(examples)
-            for attended, labels in zip(batch["attention_mask"], batch["labels"], strict=True):
-                attended[:] = [int(label != MASKED) for label in labels]
-            return batch
+    def without_prompt(examples):
+        batch = collate(examples)
+        for attended, labels in zip(batch["attention_mask"], batch["labels"], strict=True):
+            attended[:] = [int(label != MASKED) for label in labels]
+        return batch
 
-        return attrs.evolve(data, collate=without_prompt)
+    with pytest.raises(RunError, match=r"the labels are wrong"):
+        prepared(plugins=OneFormatter(rows_of(20), Honest(), without_prompt))
 
-    with pytest.raises(RunError, match=r"the first token is trained"):
-        prepared(hide)
+
+def test_a_row_must_be_a_row(prepared) -> None:
+    with pytest.raises(PluginError, match="load_rows: row 0 is a str; every row must be a Row"):
+        prepared(rows=["a string"])
+
+
+# Broken rows
+
+
+class Torn(list):
+    """Rows some of which cannot be read."""
+
+    def __getitem__(self, place):
+        row = super().__getitem__(place)
+        if row.values.get("torn"):
+            raise RowError("is torn", origin=row.origin, raw="{torn")
+        return row
+
+
+def torn(count: int, *places: int) -> Torn:
+    rows = rows_of(count)
+    return Torn(attrs.evolve(row, values={"torn": True}) if n in places else row for n, row in enumerate(rows))
+
+
+def refuse_squares_of_seven(examples):
+    for each in examples:
+        if "square of 7?" in questions([each])[0]:
+            raise RowError("is about seven", origin=each.origin)
+    return examples
+
+
+def test_one_broken_row_ends_the_run_by_its_name(prepared) -> None:
+    with pytest.raises(RunError, match=r"^rows.jsonl:4: is torn$"):
+        prepared(rows=torn(20, 3))
+
+
+def test_broken_rows_up_to_a_number_are_set_aside_with_their_reason(prepared, tmp_path) -> None:
+    data = prepared(Honest(refuse_squares_of_seven), rows=torn(20, 3, 11), max_bad_rows=3).data
+    assert data.ledger.reasons == {BROKEN: 3}
+    assert data.ledger.rows == 20
+    assert adds_up(data.ledger)
+    aside = [json.loads(line) for line in (tmp_path / "bad_rows.jsonl").read_text("utf-8").splitlines()]
+    assert [(row["origin"], row["reason"]) for row in aside] == [
+        ("rows.jsonl:4", "is torn"),
+        ("rows.jsonl:12", "is torn"),
+        ("rows.jsonl:8", "is about seven"),
+    ]
+    assert aside[0]["raw"] == "{torn"
+
+
+def test_one_more_is_an_error_that_counts(prepared) -> None:
+    with pytest.raises(RunError, match=r"rows.jsonl:8: is about seven; this is broken row 3, over .* \(2\)"):
+        prepared(Honest(refuse_squares_of_seven), rows=torn(20, 3, 11), max_bad_rows=2)
+
+
+def test_no_more_rows_are_read_than_asked_for(prepared) -> None:
+    done = prepared(rows=torn(20, 2, 15), max_rows=5, max_bad_rows=1, validation=0)
+    assert questions(done.data.train) == [f"what is the square of {n}?" for n in (0, 1, 3, 4, 5)]
+    assert done.data.ledger.rows == 6
+
+
+# Long rows
+
+
+def long_last(examples):
+    return [attrs.evolve(e, input_ids=[81, *[90] * 50, *e.input_ids[1:]], labels=[*[MASKED] * 50, *e.labels])
+            if "of 3?" in questions([e])[0] else e for e in examples]  # fmt: skip
+
+
+def test_long_rows_are_dropped_and_counted(prepared) -> None:
+    ledger = prepared(Honest(long_last), train={"max_length": 80}).data.ledger
+    assert ledger.reasons == {TOO_LONG: 1}
+    assert adds_up(ledger)
+
+
+def test_long_rows_are_an_error_on_request(prepared) -> None:
+    with pytest.raises(RunError, match=r"rows.jsonl:4: the row has \d+ tokens, over train.max_length \(80\)"):
+        prepared(Honest(long_last), train={"max_length": 80}, long_rows="error")
+
+
+def test_cutting_takes_from_the_prompt_after_the_first_token_and_never_from_the_reply(prepared) -> None:
+    data = prepared(Honest(long_last), train={"max_length": 80}, long_rows="cut", validation=0).data
+    cut = data.train[3]
+    assert len(cut.input_ids) == 80
+    assert chr(cut.input_ids[0]) == "Q"
+    assert "".join(map(chr, cut.input_ids[1:])).endswith("of 3?\nthe square is 9\x03")
+    assert cut.replies == ("the square is 9",)
+
+
+def test_a_reply_that_is_too_long_by_itself_is_dropped_not_cut(prepared) -> None:
+    data = prepared(train={"max_length": 18}, long_rows="cut", validation=0).data
+    assert all(len(each.input_ids) <= 18 for each in data.train)
+    assert data.ledger.reasons[TOO_LONG] > 0
+
+
+def test_a_row_with_an_image_is_never_cut(prepared) -> None:
+    def with_image(examples):
+        return [attrs.evolve(e, input_ids=[e.input_ids[0], IMAGE, *e.input_ids[1:]], labels=[MASKED, *e.labels])
+                for e in long_last(examples)]  # fmt: skip
+
+    data = prepared(Honest(with_image), train={"max_length": 81}, long_rows="cut", validation=0).data
+    assert data.ledger.reasons == {TOO_LONG: 1}
+
+
+# Sides, groups, weights and columns
+
+
+def test_rows_of_a_group_are_held_out_together(prepared) -> None:
+    rows = [attrs.evolve(row, values={**row.values, "module": n % 5}) for n, row in enumerate(rows_of(40))]
+    data = prepared(rows=rows, group="module").data
+    sides = [{int(each.origin.partition(":")[2]) % 5 for each in side} for side in (data.train, data.validation)]
+    assert sides[1]
+    assert not sides[0] & sides[1]
+
+
+def test_a_group_that_a_row_lacks_is_an_error(prepared) -> None:
+    with pytest.raises(RunError, match=r"data.group: rows.jsonl:1 has no column 'module'; it has question, answer"):
+        prepared(group="module")
+
+
+def test_a_source_that_brings_its_held_out_rows_keeps_them_apart(prepared) -> None:
+    rows = rows_of(20)
+    source = RowSource(parts=(Part(rows=rows[:15]),), validation=rows[10:])
+    data = prepared(rows=source).data
+    assert len(data.train) == 15, "no share is held out on top"
+    assert questions(data.validation) == [f"what is the square of {n}?" for n in range(15, 20)]
+    assert data.ledger.reasons == {TWIN: 5}
+    assert adds_up(data.ledger)
+
+
+def test_a_weight_says_how_often_rows_come(prepared) -> None:
+    rows = rows_of(300)
+    parts = (Part(rows=rows[:100], weight=2.5), Part(rows=rows[100:200]), Part(rows=rows[200:], weight=0.25))
+    data = prepared(rows=RowSource(parts=parts), validation=0).data
+    times = Counter(each.origin for each in data.train)
+    of_part = [[times[row.origin] for row in part.rows] for part in parts]
+    assert set(of_part[0]) == {2, 3}
+    assert 230 < sum(of_part[0]) < 270
+    assert of_part[1] == [1] * 100
+    assert set(of_part[2]) == {0, 1}
+    assert 10 < sum(of_part[2]) < 40
+    ledger = data.ledger
+    assert ledger.reasons == {LEFT_OUT: 100 - sum(of_part[2])}
+    assert adds_up(ledger)
+    assert len(data.train) == ledger.trained + ledger.repeated == len(data.lengths)
+
+
+def test_columns_are_renamed_for_every_format(prepared) -> None:
+    rows = [
+        attrs.evolve(row, values={"q": row.values["question"], "answer": row.values["answer"]}) for row in rows_of(9)
+    ]
+    assert len(prepared(rows=rows, columns={"question": "q"}).data.train) == 7
+
+
+# Processes and the cache
+
+
+def test_other_processes_give_the_same_rows(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).with_name("light")))
+    import light_plugins
+
+    rows = [Row(values={"prompt": f"{n}?", "reply": f"{n * n}."}, origin=f"r:{n}") for n in range(10_000)]
+    encode = functools.partial(light_plugins.encoded, train_prompt=False)
+    plugins = OneFormatter(rows, encode, light_plugins.collate)
+    found = []
+    for workers in (1, 2):
+        run = make_run(tmp_path, data={"validation": 0.1, "workers": workers})
+        data = prepare(plugins, run, lambda title: None).data
+        found.append([(each.origin, each.input_ids, each.labels) for each in [*data.train, *data.validation]])
+        assert len(list((tmp_path / ".prepared").glob("*.arrow"))) == 3
+    assert found[0] == found[1]
+
+
+@attrs.define
+class Counting:
+    calls: int = 0
+
+    def __call__(self, rows):
+        self.calls += len(rows)
+        return [example(row) for row in rows]
+
+
+def test_what_was_formatted_once_is_not_formatted_again(prepared) -> None:
+    encode = Counting()
+    seen = []
+    for seed_rows, fingerprint, max_length in (
+        (rows_of(20), "a", 100),  # fresh
+        (rows_of(20), "a", 100),  # kept
+        (rows_of(20), "b", 100),  # another tokenizer
+        (rows_of(20), "a", 90),  # another limit
+        (rows_of(21), "a", 100),  # other rows
+        (rows_of(20), "a", 100),  # kept still
+    ):
+        plugins = OneFormatter(seed_rows, encode, collate, fingerprint)
+        data = prepared(plugins=plugins, train={"max_length": max_length}).data
+        seen.append(encode.calls)
+        assert len(data.train) + len(data.validation) == len(seed_rows)
+    assert seen == [20, 20, 40, 60, 81, 81]
+
+
+def test_without_a_fingerprint_nothing_is_kept(prepared, tmp_path) -> None:
+    encode = Counting()
+    for _ in range(2):
+        prepared(encode)
+    assert encode.calls == 40
+    assert not (tmp_path / "cache").exists()

@@ -9,8 +9,8 @@ from pathlib import Path
 import attrs
 import pytest
 
+from ftcore.data.proof import SAMPLE, prove_labels, show_labels, trained_spans
 from ftcore.errors import PluginError, RunError
-from ftcore.proof import SAMPLE, prove_labels, show_labels, trained_spans
 from ftcore.values import MASKED, Example, Ledger, PreparedData, Row
 
 sys.path.insert(0, str(Path(__file__).with_name("light")))
@@ -33,6 +33,7 @@ def data(*examples: Example, collate=collate, validation=()) -> PreparedData:
     return PreparedData(
         train=examples,
         validation=validation,
+        lengths=[len(example.input_ids) for example in examples],
         collate=collate,
         ledger=ledger,
         end_of_turn=END,

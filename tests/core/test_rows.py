@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftcore import testing
 from ftcore.errors import RunError
-from ftcore.rows import split_rows
-from ftcore.values import Row
+from ftcore.values import Row, Rows
 
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5)),
@@ -18,6 +20,11 @@ VALUES = st.recursive(
 TABLES = st.dictionaries(st.text(max_size=3), VALUES, max_size=3)
 NUMBERS = st.lists(st.integers(0, 30), min_size=1, max_size=80)
 SHARES = st.floats(0, 0.9)
+
+
+def split_rows(rows, share, seed) -> Rows:
+    run = testing.make_run(Path(), data={"validation": share}, run={"seed": seed})
+    return testing.split(run, rows)
 
 
 def rows_of(values) -> list[Row]:

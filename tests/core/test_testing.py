@@ -98,6 +98,6 @@ def test_heavy_imports_are_found(installation, monkeypatch):
 
 
 def test_the_proof_is_the_engines_own():
-    from ftcore import proof
+    from ftcore.data import proof
 
     assert prove_labels is proof.prove_labels

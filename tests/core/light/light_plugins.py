@@ -7,6 +7,7 @@ the hook `export`, `step:7=SystemExit` in the training loop before step 7. `LIGH
 from __future__ import annotations
 
 import builtins
+import functools
 import json
 import os
 import subprocess
@@ -23,14 +24,13 @@ from ftcore.api import (
     Control,
     Decision,
     Example,
-    Ledger,
+    Format,
     Loaded,
     Outcome,
     PreparedData,
     Problem,
     Proof,
     Row,
-    Rows,
     Run,
     RunError,
     Step,
@@ -79,6 +79,11 @@ def example(row: Row) -> Example:
         replies=(row.values["reply"],),
         origin=row.origin,
     )
+
+
+def encoded(rows: Sequence[Row], train_prompt: bool) -> list[Example]:
+    examples = [example(row) for row in rows]
+    return [attrs.evolve(each, labels=each.input_ids) for each in examples] if train_prompt else examples
 
 
 def collate(examples: Sequence[Example]) -> Mapping[str, Tensor]:
@@ -133,15 +138,10 @@ class LightFormat:
         return Characters()
 
     @hookimpl
-    def format_dataset(self, rows: Rows) -> PreparedData:
+    def format_dataset(self, processor: Characters) -> Format:
         fault("format_dataset")
-        train, validation = ([self._example(row) for row in part] for part in (rows.train, rows.validation))
-        ledger = Ledger(rows=len(train) + len(validation), trained=len(train), held_out=len(validation))
-        return PreparedData(train=train, validation=validation, collate=collate, ledger=ledger, end_of_turn=END)
-
-    def _example(self, row: Row) -> Example:
-        right = example(row)
-        return attrs.evolve(right, labels=right.input_ids) if self.config.train_prompt else right
+        encode = functools.partial(encoded, train_prompt=self.config.train_prompt)
+        return Format(encode=encode, collate=collate, processor=processor, end_of_turn=END)
 
 
 class LightModel:

@@ -12,6 +12,7 @@ from ftcore.errors import FtcoreError, PluginError, RunError
 from ftcore.values import MASKED, Example, PreparedData, Row, Rows
 
 SAMPLE = 64
+BATCH = 8
 SHOWN_TOKENS = 24
 SHOWN_TEXT = 120
 TELLING = 8
@@ -21,17 +22,21 @@ TELLING = 8
 def prove_labels(data: PreparedData, processor: Any, seed: int, rows: Rows | None = None) -> int:
     """Check a sample of rows as the collator hands them to the model; return how many were checked.
 
-    The longest and the shortest row are always among them. With the raw `rows`, the proof does not have to
-    take the formatter's word for what is prompt and what is reply. Raises `RunError` that names the first
-    wrong row and shows its tokens.
+    The longest and the shortest training row are always among them. With the raw `rows`, which lie as `data`
+    does, the proof does not have to take the formatter's word for what is prompt and what is reply. Raises
+    `RunError` that names the first wrong row and shows its tokens.
     """
-    if not data.train:
+    if not len(data.train):
         raise RunError("nothing to train on: the formatter kept no rows")
-    raw = {row.origin: row for row in (*rows.train, *rows.validation)} if rows else {}
-    examples = [*_sample(data.train, seed), *_sample(data.validation, seed)]
-    for start in range(0, len(examples), 8):
-        _prove_batch(data, raw, processor, examples[start : start + 8])
-    return len(examples)
+    checked = 0
+    for side, examples in (("train", data.train), ("validation", data.validation)):
+        places = _sample(len(examples), data.lengths if side == "train" else (), seed)
+        raw: Sequence[Row] | None = getattr(rows, side, None)
+        for start in range(0, len(places), BATCH):
+            batch = places[start : start + BATCH]
+            _prove_batch(data, processor, [examples[i] for i in batch], [raw[i] if raw else None for i in batch])
+        checked += len(places)
+    return checked
 
 
 def trained_spans(labels: Sequence[int]) -> Iterator[list[int]]:
@@ -47,16 +52,12 @@ def trained_spans(labels: Sequence[int]) -> Iterator[list[int]]:
         yield span
 
 
-def _sample(examples: Sequence[Example], seed: int) -> list[Example]:
-    if len(examples) <= SAMPLE:
-        return list(examples)
-    lengths = range(len(examples))
-    extremes = {
-        max(lengths, key=lambda i: len(examples[i].input_ids)),
-        min(lengths, key=lambda i: len(examples[i].input_ids)),
-    }
-    chosen = extremes | set(random.Random(seed).sample(lengths, SAMPLE - len(extremes)))  # noqa: S311
-    return [examples[index] for index in sorted(chosen)]
+def _sample(count: int, lengths: Sequence[int], seed: int) -> list[int]:
+    if count <= SAMPLE:
+        return list(range(count))
+    extremes = {lengths.index(pick(lengths)) for pick in (max, min)} if len(lengths) else set[int]()
+    chosen = extremes | set(random.Random(seed).sample(range(count), SAMPLE - len(extremes)))  # noqa: S311
+    return sorted(chosen)
 
 
 @attrs.frozen(kw_only=True)
@@ -68,14 +69,16 @@ class _Seen:
     attention: list[int]
 
 
-def _prove_batch(data: PreparedData, raw: Mapping[str, Row], processor: Any, examples: Sequence[Example]) -> None:
-    for example, seen in zip(examples, _collated(data, examples), strict=True):
-        fault = (
-            _token_fault(data, seen)
-            or _span_fault(data, processor, example, seen)
-            or _collated_fault(example, seen)
-            or _prompt_fault(raw.get(example.origin), processor, example, seen)
+def _prove_batch(data: PreparedData, processor: Any, examples: Sequence[Example], rows: Sequence[Row | None]) -> None:
+    for example, row, seen in zip(examples, rows, _collated(data, examples), strict=True):
+        trained = (
+            _whole_fault(data, processor, seen)
+            if data.trains == "everything"
+            else _span_fault(data, processor, example, seen)
         )
+        fault = _token_fault(data, seen) or trained or _collated_fault(example, seen)
+        if data.trains == "replies":
+            fault = fault or _prompt_fault(row, processor, example, seen)
         if fault:
             shown = show_labels(processor, seen.ids, seen.labels)
             raise RunError(f"{example.origin}: the labels are wrong: {fault}\n  {shown}")
@@ -120,6 +123,24 @@ def _token_fault(data: PreparedData, seen: _Seen) -> str:
     return ""
 
 
+def _whole_fault(data: PreparedData, processor: Any, seen: _Seen) -> str:
+    """Every token but the first is trained, image tokens and their like aside."""
+    real = [position for position, attended in enumerate(seen.attention) if attended]
+    left_out = [p for p in real[1:] if seen.labels[p] == MASKED and seen.ids[p] not in data.never_trained]
+    if left_out:
+        return f"token {left_out[0]} is not trained, but every token is to be"
+    if seen.labels[real[0]] != MASKED:
+        return "the first token is trained, which nothing comes before; mask it"
+    return _end_fault(data, processor, seen.ids[real[-1]])
+
+
+def _end_fault(data: PreparedData, processor: Any, token: int) -> str:
+    if token == data.end_of_turn:
+        return ""
+    last, wanted = (decode(processor, [each]) for each in (token, data.end_of_turn))
+    return f"the last trained token is {last!r}, not the end-of-turn token {wanted!r}; the model would never stop"
+
+
 def _span_fault(data: PreparedData, processor: Any, example: Example, seen: _Seen) -> str:
     spans = list(trained_spans(seen.labels))
     if len(spans) != len(example.replies):
@@ -136,9 +157,9 @@ def _span_fault(data: PreparedData, processor: Any, example: Example, seen: _See
 def _reply_fault(data: PreparedData, processor: Any, tokens: list[int], reply: str) -> str:
     if not reply:
         return "the reply is empty; drop the row"
-    if tokens[-1] != data.end_of_turn:
-        last, wanted = (decode(processor, [token]) for token in (tokens[-1], data.end_of_turn))
-        return f"the last trained token is {last!r}, not the end-of-turn token {wanted!r}; the model would never stop"
+    fault = _end_fault(data, processor, tokens[-1])
+    if fault:
+        return fault
     text = decode(processor, tokens[:-1])
     if text != reply:
         return f"the trained tokens read {_short(text)}, but the reply is {_short(reply)}"

@@ -1,0 +1,215 @@
+"""Read every row once: which ones are broken, and what each one holds, as a number."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ftcore.data.cache import cached
+from ftcore.data.pool import in_order, processes
+from ftcore.data.sequences import Joined, Renamed
+from ftcore.errors import PluginError, RowError, RunError
+from ftcore.values import Part, Row, RowSource, Run
+
+VERSION = "1"
+ROWS_A_TASK = 4096
+SHOWN_RAW = 10_000
+"""Characters of a broken row that are kept to be shown."""
+
+
+@attrs.frozen(kw_only=True)
+class Broken:
+    """A row that was set aside. `place` is its number among all rows."""
+
+    place: int
+    origin: str
+    reason: str
+    raw: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Index:
+    """All rows of a source, and what is known of the sound ones.
+
+    `places` are their numbers among `rows`. `contents` are 64 bits of each one's SHA-256, and `groups` of its
+    value in the column `data.group` (its content without one). `fingerprint` is over the content and the origin
+    of every sound row.
+    """
+
+    rows: Joined[Row]
+    parts: Sequence[Part]
+    places: array[int]
+    contents: array[int]
+    groups: array[int]
+    broken: tuple[Broken, ...]
+    fingerprint: str
+
+
+def _no_numbers() -> array[int]:
+    return array("Q")
+
+
+@attrs.frozen(kw_only=True)
+class _Found:
+    """What a task found in its range."""
+
+    places: array[int] = attrs.field(factory=_no_numbers)
+    contents: array[int] = attrs.field(factory=_no_numbers)
+    groups: array[int] = attrs.field(factory=_no_numbers)
+    broken: list[Broken] = attrs.field(factory=list)
+    origins: bytes = b""
+
+
+def index_rows(run: Run, source: RowSource) -> Index:
+    """Read all rows, or what is known of them from an earlier run.
+
+    Raises `RunError` when more than `data.max_bad_rows` are broken, or none is sound.
+    """
+    data = run.profile.data
+    parts = [attrs.evolve(part, rows=_renamed(part.rows, data.columns)) for part in source.parts]
+    trained = Joined([part.rows for part in parts])
+    rows = Joined([*(part.rows for part in parts), _renamed(source.validation, data.columns)])
+    if not len(trained):
+        raise RunError("nothing to train on: the data has no rows")
+    if source.fingerprint:
+        key = _key(source.fingerprint, data.columns, data.group, str(data.max_rows), str(data.max_bad_rows))
+        folder = cached(run, "rows", key, lambda folder: _write(folder, _read(run, rows, len(trained))))
+        found = _from_folder(folder)
+    else:
+        found = _read(run, rows, len(trained))
+    _require_rows(found)
+    fingerprint = hashlib.sha256(found.contents.tobytes() + found.origins).hexdigest()
+    return Index(
+        rows=rows,
+        parts=parts,
+        places=found.places,
+        contents=found.contents,
+        groups=found.groups,
+        broken=tuple(found.broken),
+        fingerprint=fingerprint,
+    )
+
+
+def too_many_broken(broken: Broken, number: int, allowed: int) -> RunError:
+    """The error for the broken row after the last one that `data.max_bad_rows` allows."""
+    limit = f"; this is broken row {number}, over data.max_bad_rows ({allowed})" if allowed else ""
+    return RunError(f"{broken.origin}: {broken.reason}{limit}")
+
+
+def _renamed(rows: Sequence[Row], columns: Mapping[str, str]) -> Sequence[Row]:
+    return Renamed(rows, columns) if columns else rows
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps([VERSION, *parts], sort_keys=True).encode()).hexdigest()
+
+
+def _read(run: Run, rows: Joined[Row], trained: int) -> _Found:
+    data = run.profile.data
+    ranges = list(_ranges(len(rows), trained, data.max_rows, data.max_bad_rows))
+    count = sum(stop - start for start, stop in ranges)
+    task = _Reader(rows=rows, group=data.group)
+    whole = _Found()
+    origins = hashlib.sha256()
+    for found in in_order(task, ranges, processes(data.workers, count)):
+        _add(whole, found, data.max_bad_rows)
+        origins.update(found.origins)
+    return _capped(attrs.evolve(whole, origins=origins.digest()), trained, data.max_rows)
+
+
+def _ranges(rows: int, trained: int, max_rows: int | None, max_bad_rows: int) -> Iterator[tuple[int, int]]:
+    """The training rows that can be needed, then the held-out ones."""
+    last = min(trained, max_rows + max_bad_rows) if max_rows else trained
+    for first, end in ((0, last), (trained, rows)):
+        for start in range(first, end, ROWS_A_TASK):
+            yield start, min(start + ROWS_A_TASK, end)
+
+
+def _add(whole: _Found, found: _Found, allowed: int) -> None:
+    for broken in found.broken:
+        whole.broken.append(broken)
+        if len(whole.broken) > allowed:
+            raise too_many_broken(broken, len(whole.broken), allowed)
+    whole.places.extend(found.places)
+    whole.contents.extend(found.contents)
+    whole.groups.extend(found.groups)
+
+
+def _capped(found: _Found, trained: int, max_rows: int | None) -> _Found:
+    """Without the training rows after the first `max_rows`."""
+    if max_rows is None:
+        return found
+    kept = [i for i, place in enumerate(found.places) if i < max_rows or place >= trained]
+    columns = {name: array("Q", (getattr(found, name)[i] for i in kept)) for name in _COLUMNS}
+    places = columns["places"]
+    last = places[max_rows - 1] if len(places) >= max_rows else trained
+    broken = [broken for broken in found.broken if broken.place < last or broken.place >= trained]
+    return _Found(**columns, broken=broken, origins=found.origins)
+
+
+@attrs.frozen(kw_only=True)
+class _Reader:
+    """The task: read a range of rows. Travels to other processes."""
+
+    rows: Joined[Row]
+    group: str
+
+    def __call__(self, start: int, stop: int) -> _Found:
+        found = _Found()
+        origins = hashlib.sha256()
+        for place in range(start, stop):
+            try:
+                row = self.rows[place]
+            except RowError as error:
+                raw = error.raw[:SHOWN_RAW]
+                found.broken.append(Broken(place=place, origin=error.origin, reason=error.reason, raw=raw))
+                continue
+            if not isinstance(row, Row):
+                raise PluginError(f"load_rows: row {place} is a {type(row).__name__}; every row must be a Row")
+            content = number_of(row.values)
+            found.places.append(place)
+            found.contents.append(content)
+            found.groups.append(self._group(row) if self.group else content)
+            origins.update(f"{row.origin}\n{row.folder}\n".encode("utf-8", "surrogatepass"))
+        return attrs.evolve(found, origins=origins.digest())
+
+    def _group(self, row: Row) -> int:
+        if self.group not in row.values:
+            names = ", ".join(row.values) or "none"
+            raise RunError(f"data.group: {row.origin} has no column {self.group!r}; it has {names}")
+        return number_of(row.values[self.group])
+
+
+def number_of(value: Any) -> int:
+    """64 bits of a SHA-256 over a value as JSON; equal values have equal numbers."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=repr)
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "little")
+
+
+def _require_rows(found: _Found) -> None:
+    if not found.places:
+        raise RunError(f"nothing to train on: all {len(found.broken)} rows are broken; mend the data")
+
+
+_COLUMNS = ("places", "contents", "groups")
+
+
+def _write(folder: Path, found: _Found) -> None:
+    for name in _COLUMNS:
+        (folder / name).write_bytes(getattr(found, name).tobytes())
+    broken = [attrs.asdict(broken) for broken in found.broken]
+    document = {"broken": broken, "origins": found.origins.hex()}
+    (folder / "rows.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def _from_folder(folder: Path) -> _Found:
+    document = json.loads((folder / "rows.json").read_text("utf-8"))
+    columns = {name: array("Q", (folder / name).read_bytes()) for name in _COLUMNS}
+    broken = [Broken(**values) for values in document["broken"]]
+    return _Found(**columns, broken=broken, origins=bytes.fromhex(document["origins"]))

@@ -1,0 +1,121 @@
+"""Entries of the cache are whole or absent, whoever writes at the same time or is killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from ftcore.data.cache import cache_folder, cached, clear, default_folder, entries
+from ftcore.errors import RunError
+from ftcore.testing import make_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path, run={"cache_dir": str(tmp_path / "cache")})
+
+
+def write(text):
+    return lambda folder: (folder / "file").write_text(text)
+
+
+def test_an_entry_is_made_once(run) -> None:
+    first = cached(run, "rows", "k1", write("one"))
+    assert cached(run, "rows", "k1", write("two")) == first
+    assert (first / "file").read_text() == "one"
+    assert (cached(run, "rows", "k2", write("two")) / "file").read_text() == "two"
+
+
+def test_the_folder_is_the_profiles_or_the_users(run, monkeypatch, tmp_path) -> None:
+    assert cache_folder(run) == tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder(make_run(tmp_path)) == tmp_path / "xdg/ftcore" == default_folder()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert default_folder() == tmp_path / "me/.cache/ftcore"
+
+
+def test_what_fails_leaves_nothing(run, tmp_path) -> None:
+    def half(folder):
+        (folder / "file").write_text("half")
+        raise ValueError("torn")
+
+    with pytest.raises(ValueError, match="torn"):
+        cached(run, "rows", "k", half)
+    assert list((tmp_path / "cache/rows").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "no list", "bad list"])
+def test_a_torn_entry_is_made_again(run, damage) -> None:
+    folder = cached(run, "rows", "k", write("whole"))
+    if damage == "truncate":
+        (folder / "file").write_text("wh")
+    elif damage == "remove":
+        (folder / "file").unlink()
+    elif damage == "no list":
+        (folder / "entry.json").unlink()
+    else:
+        (folder / "entry.json").write_text("[1")
+    assert (cached(run, "rows", "k", write("again")) / "file").read_text() == "again"
+
+
+def test_two_that_make_the_same_at_once_get_one_whole_entry(run) -> None:
+    barrier = threading.Barrier(4)
+    found = []
+
+    def build(folder):
+        barrier.wait(10)  # all of them are building
+        (folder / "file").write_text(f"{threading.get_ident()}" * 1000)
+
+    threads = [threading.Thread(target=lambda: found.append(cached(run, "rows", "k", build))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len(found) == 4
+    text = (found[0] / "file").read_text()
+    assert text == text[: len(text) // 1000] * 1000
+    assert [path.name for path in found[0].parent.iterdir()] == ["k"]
+
+
+def test_a_list_says_what_is_there_and_when_it_was_used(run, tmp_path) -> None:
+    root = tmp_path / "cache"
+    assert entries(root) == []
+    old = cached(run, "rows", "k1", write("12345"))
+    cached(run, "formatted", "k2", write("123"))
+    os.utime(old / "entry.json", (1000, 1000))
+    first, second = entries(root)
+    assert (first.kind, first.key, first.bytes, first.run) == ("formatted", "k2", 3, "test")
+    assert (second.kind, second.used) == ("rows", 1000)
+    cached(run, "rows", "k1", write("x"))  # asked for again
+    assert entries(root)[0].kind == "rows" or entries(root)[0].used - entries(root)[1].used < 1
+
+
+def test_clearing_takes_the_unused_and_what_the_dead_left(run, tmp_path) -> None:
+    root = tmp_path / "cache"
+    old, new = (cached(run, "rows", key, write("x")) for key in ("old", "new"))
+    os.utime(old / "entry.json", (1000, 1000))
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    torn = root / "rows" / f".new-k-{int(dead.stdout)}-abc"
+    busy = root / "rows" / f".new-k-{os.getpid()}-abc"
+    for folder in (torn, busy):
+        folder.mkdir()
+    assert [entry.key for entry in clear(root, unused_since=2000)] == ["old"]
+    assert not old.exists()
+    assert not torn.exists()
+    assert new.is_dir()
+    assert busy.is_dir(), "a run is writing there"
+    assert [entry.key for entry in clear(root)] == ["new"]
+
+
+def test_a_full_disk_is_a_sentence(run) -> None:
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunError, match=r"no room for prepared rows in .*; set run.cache_dir"):
+        cached(run, "rows", "k", full)
