@@ -129,7 +129,8 @@ def prepare(tokenizer: Any, data: Rows) -> PreparedData:
         examples.append(Example(input_ids=ids, labels=labels, replies=(row.values["reply"],), origin=row.origin))
     ledger = Ledger(rows=len(examples), trained=len(examples), held_out=0)
     collate, end = Pad(tokenizer.pad_token_id), tokenizer.eos_token_id
-    return PreparedData(train=examples, validation=[], collate=collate, ledger=ledger, end_of_turn=end)
+    lengths = [len(example.input_ids) for example in examples]
+    return PreparedData(train=examples, validation=[], lengths=lengths, collate=collate, ledger=ledger, end_of_turn=end)
 
 
 def set_up(case: Case, folder: Path, steps: int) -> tuple[Run, Loaded, PreparedData]:

@@ -29,8 +29,13 @@ def contradictions(profile: Profile) -> Iterator[Finding]:
     if train.max_steps is not None and train.warmup >= 1 and train.warmup > train.max_steps:
         text = f"{train.warmup:g} steps of warm-up exceed train.max_steps = {train.max_steps}; shorten it"
         yield ("train", "warmup"), text
-    if train.eval_steps and not profile.data.validation:
+    if train.eval_steps and not _holds_out(profile):
         yield ("train", "eval_steps"), "no rows are held out to evaluate on; set data.validation, or eval_steps = 0"
+    data = profile.data
+    if data.validation_path and data.validation_split:
+        yield ("data", "validation_split"), "data.validation_path holds out other rows; keep one of them"
+    if any(not weight > 0 for weight in data.weights):
+        yield ("data", "weights"), "a weight must be above 0; leave out the path that is not to be read"
     if train.precision == "fp16" and profile.hardware.device in ("cpu", "mps"):
         yield ("train", "precision"), f"fp16 needs a CUDA device, not {profile.hardware.device}; use fp32 or bf16"
 
@@ -48,5 +53,10 @@ def doubts(profile: Profile) -> Iterator[Finding]:
         yield ("train", "batch_size"), f"{train.batch_size} is unusually large; 8 to 256 is common"
     if not train.max_grad_norm > 0:
         yield ("train", "max_grad_norm"), "gradients are not clipped; 1.0 is common"
-    if profile.data.validation == 0:
+    if not _holds_out(profile):
         yield ("data", "validation"), "no rows are held out, so losses before and after cannot be compared"
+
+
+def _holds_out(profile: Profile) -> bool:
+    data = profile.data
+    return bool(data.validation or data.validation_path or data.validation_split)

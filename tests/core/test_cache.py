@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 
 import pytest
 
+from ftcore.cli import main
 from ftcore.data.cache import cache_folder, cached, clear, default_folder, entries
 from ftcore.errors import RunError
 from ftcore.testing import make_run
@@ -119,3 +121,51 @@ def test_a_full_disk_is_a_sentence(run) -> None:
 
     with pytest.raises(RunError, match=r"no room for prepared rows in .*; set run.cache_dir"):
         cached(run, "rows", "k", full)
+
+
+# The command
+
+
+@pytest.fixture
+def ftcore(capsys):
+    def call(*arguments):
+        code = main(["cache", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_the_command_lists_and_clears(run, ftcore, tmp_path) -> None:
+    root = tmp_path / "cache"
+    root.mkdir()
+    assert ftcore("--dir", root) == (0, f"nothing in {root}\n", "")
+    old = cached(run, "formatted", "a" * 64, write("x" * 3000))
+    cached(run, "rows", "b" * 64, write("x"))
+    os.utime(old / "entry.json", (1_000_000_000, 1_000_000_000))
+    code, out, _ = ftcore("list", "--dir", root)
+    assert code == 0
+    assert "aaaaaaaaaaaa  test         3 KiB  2001-09-09T01:46:40+00:00" in out
+    assert out.endswith(f"3 KiB in {root}\n")
+    code, out, _ = ftcore("clear", "--dir", root, "--unused-days", 30, "--json")
+    assert [entry["key"] for entry in json.loads(out)["cleared"]] == ["a" * 64]
+    assert [entry["kind"] for entry in json.loads(ftcore("--dir", root, "--json")[1])["entries"]] == ["rows"]
+    assert ftcore("clear", "--dir", root)[1] == f"cleared 1 entries, 1 B, in {root}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--unused-days", "3"], "--unused-days is for `ftcore cache clear`"),
+        (["clear", "--unused-days", "-1"], "--unused-days -1.0: write a number of days, 0 or more"),
+        (["clear", "--unused-days", "nan"], "--unused-days nan: write a number of days, 0 or more"),
+        (["--dir", "/no/such"], "--dir: no such folder: /no/such"),
+    ],
+)
+def test_a_wrong_use_is_a_sentence(ftcore, arguments, said) -> None:
+    assert ftcore(*arguments) == (2, "", f"{said}\n")
+
+
+def test_without_a_folder_it_is_the_users_own(ftcore, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert ftcore()[1] == f"nothing in {tmp_path / 'ftcore'}\n"

@@ -33,6 +33,8 @@ def test_the_defaults_are_sensible():
         ({"train": {"micro_batch_size": 3, "batch_size": 8}}, "train.micro_batch_size"),
         ({"train": {"warmup": 30, "max_steps": 20}}, "train.warmup"),
         ({"train": {"eval_steps": 5}, "data": {"validation": 0}}, "train.eval_steps"),
+        ({"data": {"validation_path": "x", "validation_split": "test"}}, "data.validation_split"),
+        ({"data": {"weights": [1.0, 0.0]}}, "data.weights"),
         ({"train": {"precision": "fp16"}, "hardware": {"device": "cpu"}}, "train.precision"),
         ({"train": {"precision": "fp16"}, "hardware": {"device": "mps"}}, "train.precision"),
         ({"run": {"name": "a/b"}}, "run.name"),
@@ -81,3 +83,9 @@ def test_what_is_probably_a_slip(tables, key):
 
 def test_many_epochs_are_no_slip_when_steps_decide():
     assert keys(doubts(profile(train={"epochs": 60, "max_steps": 10}))) == []
+
+
+@pytest.mark.parametrize("brought", [{"validation_path": "held.jsonl"}, {"validation_split": "test"}])
+def test_rows_that_the_data_brings_are_held_out_rows(brought):
+    made = profile(data={"validation": 0, **brought}, train={"eval_steps": 5})
+    assert keys(contradictions(made)) == keys(doubts(made)) == []

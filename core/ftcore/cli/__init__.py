@@ -15,6 +15,7 @@ COMMANDS = {
     "plugins": "list the installed plugins, or print the options of one",
     "schema": "print the JSON schema of profiles, for editors",
     "runs": "list runs with state, step and loss",
+    "cache": "list or clear the prepared rows that runs share",
     "init": "write a commented profile for a task and this machine",
 }
 HIDDEN = ("worker",)

@@ -1,4 +1,4 @@
-"""One row as HTML. Everything that comes from data goes through `escape`."""
+"""Rows as HTML. Everything that comes from data goes through `escape`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ftcore.data.prepare import Prepared
 from ftcore.errors import printable
 from ftcore.preview.figures import trained_tokens
 from ftcore.preview.pictures import Picture, pictures_of
-from ftcore.preview.pieces import Piece, pieces_of
+from ftcore.preview.pieces import Piece, Pieces, marks_of, pieces_of
 from ftcore.values import Example
 
 MOST_PIECES = 5000
@@ -18,14 +18,16 @@ SPACES = {" ": "<i> </i>", "\t": "<u>\t</u>", "\n": "<b>\n</b>"}
 """The style draws a mark in each, which is not copied with the text."""
 
 
-def row(prepared: Prepared, example: Example, number: int) -> str:
-    """A section with the row's images and its tokens."""
-    count, trained = len(example.input_ids), trained_tokens(example)
-    return (
-        f'<section class="row">\n<h2><span>{number}</span> {label(example.origin)}</h2>\n'
-        f"<p>{count:,} tokens, {trained:,} trained ({share(trained / max(1, count))})</p>\n"
-        f"{_pictures(prepared, example)}{_tokens(prepared, example)}</section>\n"
-    )
+def rows(prepared: Prepared, examples: Sequence[Example], most_bytes: int) -> Iterator[str]:
+    """A section for each row, until they are `most_bytes` together; the first one always."""
+    size, marks = 0, marks_of(prepared)
+    for number, example in enumerate(examples, start=1):
+        pieces = pieces_of(prepared.processor, example, marks, MOST_PIECES)
+        section = _row(example, number, _pictures(prepared, example), _tokens(pieces))
+        size += len(section)
+        if number > 1 and size > most_bytes:
+            return
+        yield section
 
 
 def label(text: str) -> str:
@@ -36,6 +38,15 @@ def label(text: str) -> str:
 def share(part: float) -> str:
     """As percents, with a decimal where it matters."""
     return f"{part:.1%}" if part < 0.1 else f"{part:.0%}"  # noqa: PLR2004
+
+
+def _row(example: Example, number: int, pictures: str, tokens: str) -> str:
+    count, trained = len(example.input_ids), trained_tokens(example)
+    return (
+        f'<section class="row">\n<h2><span>{number}</span> {label(example.origin)}</h2>\n'
+        f"<p>{count:,} tokens, {trained:,} trained ({share(trained / max(1, count))})</p>\n"
+        f"{pictures}{tokens}</section>\n"
+    )
 
 
 def _pictures(prepared: Prepared, example: Example) -> str:
@@ -54,8 +65,7 @@ def _figure(picture: Picture) -> str:
     )
 
 
-def _tokens(prepared: Prepared, example: Example) -> str:
-    pieces = pieces_of(prepared, example, MOST_PIECES)
+def _tokens(pieces: Pieces) -> str:
     left_out = f'<em class="note">{pieces.left_out:,} tokens are left out here</em>' if pieces.left_out else ""
     spans = [*map(_span, pieces.head), left_out, *map(_span, pieces.tail)]
     return f'<pre class="tokens">{"".join(spans)}</pre>\n'
@@ -73,14 +83,3 @@ def _visible(text: str) -> str:
     """With marks for white space, and escapes for what a reader would not see or that would move other text."""
     shown = escape(printable(text, keep="\n\t"))
     return re.sub(r"[ \t\n]", lambda space: SPACES[space[0]], shown)
-
-
-def rows(prepared: Prepared, examples: Sequence[Example], most_bytes: int) -> Iterator[str]:
-    """Sections, until they are `most_bytes` together; the first one always."""
-    size = 0
-    for number, example in enumerate(examples, start=1):
-        section = row(prepared, example, number)
-        size += len(section)
-        if number > 1 and size > most_bytes:
-            return
-        yield section

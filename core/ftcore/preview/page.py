@@ -63,7 +63,7 @@ def _facts(run: Run, prepared: Prepared) -> str:
     facts = [
         ("model", label(run.profile.model.id)),
         *_ledger(prepared.data.ledger),
-        ("proved", f"labels of {prepared.proved:,} rows"),
+        ("labels", f"proved on {prepared.proved:,} rows"),
         ("data", f"<code>{label(prepared.fingerprint[:12])}</code>"),
     ]
     lines = (f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts if value)
@@ -92,8 +92,8 @@ def _table(found: Figures) -> str:
 
 
 def _notes(found: Figures, count: int, limit: int) -> str:
-    sample = f" of {found.sampled:,} rows, drawn from {count:,}" if found.sampled < count else ""
-    return f"<p>{share(found.share)} of the tokens{sample} are trained; train.max_length is {limit:,}</p>"
+    sample = f" (counted on {found.sampled:,} rows, drawn at random)" if found.sampled < count else ""
+    return f"<p>{share(found.share)} of the tokens are trained{sample}; train.max_length is {limit:,}</p>"
 
 
 def _rest(shown: int, asked: int, count: int) -> str:

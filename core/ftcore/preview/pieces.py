@@ -46,23 +46,25 @@ class Pieces:
     left_out: int = 0
 
 
-def pieces_of(prepared: Prepared, example: Example, most: int) -> Pieces:
+def pieces_of(processor: Any, example: Example, marks: frozenset[int], most: int) -> Pieces:
     """The pieces of a row, about `most` of them at most. Runs of one mark are one piece, however long."""
-    marks = _marks(prepared)
     units = _units(example, marks)
     if len(units) <= most:
-        return Pieces(head=list(_pieces(prepared.processor, example, units, marks)))
+        return Pieces(head=list(_pieces(processor, example, units, marks)))
     head, tail = units[: most // 2], units[-(most - most // 2) :]
     return Pieces(
-        head=list(_pieces(prepared.processor, example, head, marks)),
-        tail=list(_pieces(prepared.processor, example, tail, marks)),
+        head=list(_pieces(processor, example, head, marks)),
+        tail=list(_pieces(processor, example, tail, marks)),
         left_out=tail[0].start - head[-1].stop,
     )
 
 
-def _marks(prepared: Prepared) -> frozenset[int]:
+def marks_of(prepared: Prepared) -> frozenset[int]:
+    """Tokens that must never be trained, and those that the tokenizer calls special."""
     tokenizer = getattr(prepared.processor, "tokenizer", prepared.processor)
-    return prepared.data.never_trained | frozenset(getattr(tokenizer, "all_special_ids", ()))
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {token for token, text in added.items() if getattr(text, "special", False)}
+    return prepared.data.never_trained | special
 
 
 def _units(example: Example, marks: frozenset[int]) -> list[range]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import zipfile
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,8 +15,8 @@ from ftcore_acme.card import Card, prove
 from ftcore_acme.csv_tracker import CsvTracker
 from ftcore_acme.tickets import Tickets
 
-from ftcore.api import Loaded, Outcome, Row, Rows, RunError, RunState, Step, Verdict
-from ftcore.testing import heavy_imports, make_config, make_run, plugin_faults, prove_labels
+from ftcore.api import Loaded, Outcome, PreparedData, Row, RunError, RunState, Step, Verdict
+from ftcore.testing import formatted, heavy_imports, make_config, make_run, plugin_faults, prove_labels
 
 PLUGINS = [point for point in entry_points(group="ftcore.plugins") if point.name.startswith("acme_")]
 
@@ -38,9 +39,17 @@ class Letters:
         return "".join(turns) + ("<a>" if add_generation_prompt else "")
 
 
-def make_rows(*pairs: tuple[str, str]) -> Rows:
-    rows = [Row(values={"question": q, "answer": a}, origin=f"t.jsonl:{n}") for n, (q, a) in enumerate(pairs, 1)]
-    return Rows(train=rows, validation=[], fingerprint="")
+def make_rows(*pairs: tuple[str, str]) -> list[Row]:
+    return [Row(values={"question": q, "answer": a}, origin=f"t.jsonl:{n}") for n, (q, a) in enumerate(pairs, 1)]
+
+
+def prepare(folder: Path, options: dict[str, Any], *pairs: tuple[str, str], **tables: Any) -> PreparedData:
+    """The rows as a run would train them, labels proved."""
+    run = make_run(folder, data={"validation": 0, **tables.pop("data", {})}, **tables)
+    made = Tickets(make_config(Tickets.Config, options)).format_dataset(Letters())
+    data = formatted(run, made, make_rows(*pairs))
+    assert prove_labels(data, made.processor, seed=1) == len(data.train)
+    return data
 
 
 @pytest.mark.parametrize("point", PLUGINS, ids=lambda point: point.name)
@@ -50,34 +59,28 @@ def test_class_fits(point: Any) -> None:
 
 
 def test_tickets_train_the_answer_and_its_end(tmp_path: Path) -> None:
-    plugin = Tickets(make_config(Tickets.Config, {"signature": "Acme"}))
-    data = plugin.format_dataset(make_run(tmp_path), make_rows(("Why?", "So."), ("Who?", "")), Letters())
+    data = prepare(tmp_path, {"signature": "Acme"}, ("Why?", "So."), ("Who?", ""))
     assert [example.replies for example in data.train] == [("So.\nAcme",)]
     assert (data.ledger.rows, dict(data.ledger.reasons)) == (2, {"no answer": 1})
     assert data.end_of_turn == ord("~")
-    assert prove_labels(data, Letters(), seed=1) == 1
-
-
-def test_tickets_obey_the_length_policy(tmp_path: Path) -> None:
-    plugin, rows = Tickets(make_config(Tickets.Config)), make_rows(("Why?", "Because of the rain."))
-    short: dict[str, Any] = {"max_length": 16}
-    data = plugin.format_dataset(make_run(tmp_path, train=short), rows, Letters())
-    assert dict(data.ledger.reasons) == {"longer than train.max_length": 1}
-    with pytest.raises(RunError, match=r"t\.jsonl:1: 32 tokens, over train\.max_length \(16\)"):
-        plugin.format_dataset(make_run(tmp_path, train=short, data={"long_rows": "error"}), rows, Letters())
 
 
 def test_tickets_name_a_row_without_the_column(tmp_path: Path) -> None:
-    plugin = Tickets(make_config(Tickets.Config, {"answer": "reply"}))
     with pytest.raises(RunError, match=r"t\.jsonl:1: column 'reply' holds no text; the row has question, answer"):
-        plugin.format_dataset(make_run(tmp_path), make_rows(("Why?", "So.")), Letters())
+        prepare(tmp_path, {"answer": "reply"}, ("Why?", "So."))
 
 
-def test_tickets_refuse_a_template_without_an_end(tmp_path: Path) -> None:
+def test_tickets_refuse_a_template_without_an_end() -> None:
     endless = Letters()
     endless.end = ""
     with pytest.raises(RunError, match="does not render a reply as it is"):
-        Tickets(make_config(Tickets.Config)).format_dataset(make_run(tmp_path), make_rows(("Why?", "So.")), endless)
+        Tickets(make_config(Tickets.Config)).format_dataset(endless)
+
+
+def test_tickets_travel_to_other_processes() -> None:
+    made = Tickets(make_config(Tickets.Config)).format_dataset(Letters())
+    rows = make_rows(("Why?", "So."))
+    assert pickle.loads(pickle.dumps(made.encode))(rows) == made.encode(rows)
 
 
 def test_tracker_cuts_the_steps_that_a_resumed_run_repeats(tmp_path: Path) -> None:

@@ -7,19 +7,7 @@ from typing import Any
 
 import attrs
 
-from ftcore.api import (
-    MASKED,
-    Drop,
-    Example,
-    Ledger,
-    PreparedData,
-    Row,
-    Rows,
-    Run,
-    RunError,
-    hookimpl,
-    option,
-)
+from ftcore.api import MASKED, Drop, Example, Format, Row, RowError, RunError, hookimpl, option
 
 PROBE_QUESTION, PROBE_ANSWER = "Does it work?", "It does."
 
@@ -42,41 +30,41 @@ class Tickets:
         self.config = config
 
     @hookimpl
-    def format_dataset(self, run: Run, rows: Rows, processor: Any) -> PreparedData:
-        """Tokenize each ticket as one chat turn. Raises `RunError` for a row without the two columns."""
+    def format_dataset(self, processor: Any) -> Format:
+        """Each ticket is one chat turn. Reading, counting, length and the split are the engine's work."""
         tokenizer = getattr(processor, "tokenizer", processor)
-        ending = end_of_turn(tokenizer)
-        train, dropped = self._examples(run, rows.train, tokenizer, ending)
-        held_out, also_dropped = self._examples(run, rows.validation, tokenizer, ending)
-        ledger = Ledger(
-            rows=len(rows.train) + len(rows.validation),
-            trained=len(train),
-            held_out=len(held_out),
-            dropped=(*dropped, *also_dropped),
+        ending, pad = end_of_turn(tokenizer), tokenizer.pad_token_id
+        return Format(
+            encode=Encode(options=self.config, tokenizer=tokenizer, ending=ending),
+            collate=Collate(pad=ending if pad is None else pad),
+            processor=processor,
+            end_of_turn=ending,
         )
-        pad = tokenizer.pad_token_id
-        collate = Collate(pad=ending if pad is None else pad)
-        return PreparedData(train=train, validation=held_out, collate=collate, ledger=ledger, end_of_turn=ending)
 
-    def _examples(self, run: Run, rows: Iterable[Row], tokenizer: Any, ending: int) -> tuple[list[Example], list[Drop]]:
-        examples, dropped = [], []
-        for row in rows:
-            example = self._example(row, tokenizer, ending)
-            reason = _reason_to_drop(run, example, tokenizer)
-            if reason:
-                dropped.append(Drop(origin=row.origin, reason=reason))
-            else:
-                examples.append(example)
-        return examples, dropped
 
-    def _example(self, row: Row, tokenizer: Any, ending: int) -> Example:
-        question, answer = _text(row, self.config.question), _text(row, self.config.answer)
-        reply = f"{answer}\n{self.config.signature}" if answer and self.config.signature else answer
-        prompt = _ids(tokenizer, _prompt(tokenizer, question))
-        trained = [*_ids(tokenizer, reply), ending]
+@attrs.frozen(kw_only=True)
+class Encode:
+    """Tickets to tokens. A frozen object, so that it can travel to other processes."""
+
+    options: Options
+    tokenizer: Any
+    ending: int
+
+    def __call__(self, rows: Sequence[Row]) -> list[Example | Drop]:
+        """One answer a row, in order. Raises `RowError` for a row without the two columns."""
+        return [self._one(row) for row in rows]
+
+    def _one(self, row: Row) -> Example | Drop:
+        question, answer = _text(row, self.options.question), _text(row, self.options.answer)
+        if not answer:
+            return Drop(origin=row.origin, reason="no answer")
+        reply = f"{answer}\n{self.options.signature}" if self.options.signature else answer
+        prompt, trained = _ids(self.tokenizer, _prompt(self.tokenizer, question)), _ids(self.tokenizer, reply)
+        if self.tokenizer.decode(trained, clean_up_tokenization_spaces=False) != reply:
+            return Drop(origin=row.origin, reason="answer changes when it is tokenized")
         return Example(
-            input_ids=[*prompt, *trained],
-            labels=[*[MASKED] * len(prompt), *trained],
+            input_ids=[*prompt, *trained, self.ending],
+            labels=[*[MASKED] * len(prompt), *trained, self.ending],
             replies=(reply,),
             origin=row.origin,
         )
@@ -128,18 +116,6 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 def _text(row: Row, column: str) -> str:
     value = row.values.get(column)
     if not isinstance(value, str):
-        raise RunError(f"{row.origin}: column {column!r} holds no text; the row has {', '.join(row.values) or 'none'}")
+        names = ", ".join(row.values) or "none"
+        raise RowError(f"column {column!r} holds no text; the row has {names}", origin=row.origin)
     return value.strip()
-
-
-def _reason_to_drop(run: Run, example: Example, tokenizer: Any) -> str:
-    (reply,) = example.replies
-    if not reply:
-        return "no answer"
-    trained = [label for label in example.labels if label != MASKED]
-    if tokenizer.decode(trained[:-1], clean_up_tokenization_spaces=False) != reply:
-        return "answer changes when it is tokenized"
-    limit, length = run.profile.train.max_length, len(example.input_ids)
-    if length > limit and run.profile.data.long_rows == "error":
-        raise RunError(f"{example.origin}: {length} tokens, over train.max_length ({limit}); shorten it or raise that")
-    return "longer than train.max_length" if length > limit else ""
