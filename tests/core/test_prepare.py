@@ -14,6 +14,7 @@ import pytest
 
 from ftcore.data.encode import TOO_LONG
 from ftcore.data.prepare import BROKEN, LEFT_OUT, TWIN, prepare
+from ftcore.data.store import trained_bounds
 from ftcore.errors import PluginError, RowError, RunError
 from ftcore.testing import make_run
 from ftcore.values import MASKED, Drop, Example, Format, Ledger, Part, Row, Rows, RowSource
@@ -411,3 +412,17 @@ def test_without_a_fingerprint_nothing_is_kept(prepared, tmp_path) -> None:
         prepared(encode)
     assert encode.calls == 40
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "bounds"),
+    [
+        ([], []),
+        ([MASKED], []),
+        ([0], [0, 1]),
+        ([MASKED, 1, 1, MASKED, 0], [1, 3, 4, 5]),
+        ([1, MASKED, MASKED, 1, 1], [0, 1, 3, 5]),
+    ],
+)
+def test_the_bounds_of_trained_spans(labels, bounds) -> None:
+    assert trained_bounds(labels) == bounds

@@ -303,6 +303,13 @@ def test_the_bars_add_up_and_the_limit_is_drawn_where_it_is_near():
     assert "max_length" not in drawn(lengths, percentiles, 2048)
 
 
+def test_rows_of_one_length():
+    drawing = drawn([1025] * 57, {"p50": 1025, "p90": 1025, "p99": 1025}, 1200)
+    assert "1,025 to 1,029 tokens: 57 rows" in drawing
+    assert drawing.count("p50, p90, p99: 1,025") == 1
+    assert "max_length: 1,200" in drawing
+
+
 def test_of_a_large_set_a_sample_is_read_and_that_is_said(monkeypatch, capsys):
     monkeypatch.setattr(figures_module, "SAMPLE", 10)
     many = prepared(*(example("prompt", "r" * (n % 7 + 1), f"x:{n}") for n in range(100)))

@@ -10,17 +10,11 @@ from typing import Any
 
 import pytest
 
-from ftcore.api import DataTable, Profile, Row, Run, RunError
+from ftcore.api import Row, RunError
 from ftcore_plugins import python_functions
-from ftcore_plugins.python_functions import Options, PythonFunctions, library
-
-
-def run_of(**data: Any) -> Run:
-    return Run(name="x", folder=Path("nowhere"), profile=Profile(data=DataTable(**data)))
-
-
-def rows_of(run: Run | None = None, **options: Any) -> list[Row]:
-    return list(PythonFunctions(Options(**options)).load_rows(run or run_of()))
+from ftcore_plugins.python_functions import Options, PythonFunctions, places
+from ftcore_plugins.python_functions.places import library
+from functions_kit import rows_of, run_of
 
 
 def lines(row: Row) -> int:
@@ -30,8 +24,9 @@ def lines(row: Row) -> int:
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A standard library of our own."""
-    monkeypatch.setattr(python_functions, "library", lambda: tmp_path)
-    return tmp_path
+    (tmp_path / "library").mkdir()
+    monkeypatch.setattr(places, "library", lambda: tmp_path / "library")
+    return tmp_path / "library"
 
 
 def only(tree: Path, source: str, **options: Any) -> Row:
@@ -89,6 +84,7 @@ def test_the_garbage_collector_is_left_as_it_was(tree: Path) -> None:
 def test_a_second_interpreter_makes_the_same_rows() -> None:
     command = (
         "from ftcore_plugins.python_functions import *; from ftcore.api import *; import hashlib;"
+        "from pathlib import Path;"
         "run = Run(name='x', folder=Path('x'), profile=Profile());"
         "rows = PythonFunctions(Options(limit=200)).load_rows(run);"
         "print(hashlib.sha256(repr([(r.origin, r.values) for r in rows]).encode()).hexdigest())"
@@ -134,9 +130,9 @@ def test_options_min_lines_and_max_lines() -> None:
 
 
 def test_option_deduplicate(tree: Path) -> None:
-    twin = 'def f(a):\n    """{}"""\n    return a  # {}\n'
-    (tree / "a.py").write_text(twin.format("One.", "one"))
-    (tree / "b.py").write_text(twin.format("Two.", "two"))
+    twin = 'def f(a):\n    """{} of two."""\n    return a  # {}\n'
+    (tree / "a.py").write_text(twin.format("The one", "one"))
+    (tree / "b.py").write_text(twin.format("The other", "two"))
     assert len(rows_of()) == 1
     assert len(rows_of(deduplicate=False)) == 2
 
@@ -145,30 +141,50 @@ def test_a_method_is_dedented_and_keeps_its_decorators_and_comments(tree: Path) 
     row = only(
         tree,
         "class A:\n    @staticmethod\n    # why\n    def f(x: int) -> str:\n"
-        '        """Do it.\n\n        Not this.\n        """\n\n        # because\n        return str(x)\n',
+        '        """Do just it.\n\n        Not this.\n        """\n\n        # because\n        return str(x)\n',
     )
     assert row.values["output"] == "@staticmethod\n# why\ndef f(x: int) -> str:\n    # because\n    return str(x)"
-    assert row.values["instruction"] == "Write the Python method `f(x: int) -> str` of the class `A`. Do it."
+    assert row.values["instruction"] == "Write the Python method `f(x: int) -> str` of the class `A`. Do just it."
     assert row.origin == "mod.py:4"
 
 
 def test_an_async_function_and_a_paragraph_of_lines(tree: Path) -> None:
-    row = only(tree, 'async def f():\n    """One\n    two.\n\n    three\n    """\n    return 1\n')
-    assert row.values["instruction"] == "Write the Python async function `f()`. One two."
+    row = only(tree, 'async def f():\n    """One and\n    two.\n\n    three\n    """\n    return 1\n')
+    assert row.values["instruction"] == "Write the Python async function `f()`. One and two."
+
+
+SAY = '"""Say what this is."""'
 
 
 @pytest.mark.parametrize(
     "source",
     [
         "def f():\n    return 1\n",
-        'def f():\n    """Only this."""\n',
+        'def f():\n    """Say only what this is."""\n',
         'def f():\n    """ """\n    return 1\n',
-        'def f(): """Doc."""; return 1\n',
-        'def f():\n    """Doc."""; return 1\n',
-        'class A:\n    def f(self):\n        """Doc."""\n        return """\n    less\n"""\n',
-        'def f(:\n    """Doc."""\n',
-        'def f():\n    """Do\xe9c."""\n    return 1\n',
-        'x = [lambda: 1]\ndef g():\n    def f():\n        """Inner."""\n        return 1\n    return f\n',
+        'def f(): """Say what this is."""; return 1\n',
+        'def f():\n    """Say what this is."""; return 1\n',
+        'class A:\n    def f(self):\n        """Say what this is."""\n        return """\n    less\n"""\n',
+        'def f(:\n    """Say what this is."""\n',
+        'def f():\n    """Say what a caf\xe9 is."""\n    return 1\n',
+        f"def f():\n    {SAY}\n    pass\n",
+        f"def f():\n    {SAY}\n    ...\n",
+        f"def f():\n    {SAY}\n    raise NotImplementedError\n",
+        f"def f():\n    {SAY}\n    raise NotImplementedError('soon')\n",
+        f"class A:\n    def __lt__(self, other):\n        {SAY}\n        return NotImplemented\n",
+        f"class A:\n    def f(self, x):\n        {SAY}\n        return super().f(x)\n",
+        f"class A:\n    def f(self, x):\n        {SAY}\n        super().f(x)\n",
+        f"class A:\n    async def f(self, x):\n        {SAY}\n        return await super(A, self).f(x)\n",
+        'def f():\n    """See there."""\n    return 1\n',
+        'def f(a):\n    """Args:\n        a: what this is\n    """\n    return a\n',
+        'def f(a):\n    """:param a: what this is"""\n    return a\n',
+        'def f(a):\n    """\n    Parameters\n    ----------\n    a: what this is\n    """\n    return a\n',
+        'def f(a):\n    """>>> f(1) + f(2)\n    3\n    """\n    return a\n',
+        'def f(*, a=1):\n    """a (`int`, *optional*): what this is."""\n    return a\n',
+        f"def f():\n    {SAY}\n    return {' + '.join([SAY] * 1500)}\n",
+        f"def f(a=0x{'f' * 5000}):\n    {SAY}\n    return a\n",
+        f"def f():\n    {SAY}; x = 1\n    return x\n",
+        'x = [lambda: 1]\ndef g():\n    def f():\n        """Say what is inside."""\n        return 1\n    return f\n',
     ],
 )
 def test_what_makes_no_row(tree: Path, source: str) -> None:
@@ -177,9 +193,28 @@ def test_what_makes_no_row(tree: Path, source: str) -> None:
         rows_of(min_lines=1)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return super().f(x) + 1",
+        "x += 1\n        return super().f(x)",
+        "raise ValueError('x')",
+        "return f'''{x}'''.strip()[0]",
+        f"return 0x{'f' * 5000}",
+        f"return {' + '.join(['x'] * 900)}",
+        "return 'Not' \\\n            'Implemented'",
+    ],
+)
+def test_what_makes_a_row(tree: Path, body: str) -> None:
+    row = only(tree, f"class A:\n    def f(self, x):\n        {SAY}\n        {body}\n")
+    assert row.values["name"] == "f"
+
+
 def test_the_coding_line_is_honoured(tree: Path) -> None:
-    (tree / "mod.py").write_bytes('# coding: latin-1\ndef f():\n    """Caf\xe9."""\n    return 1\n'.encode("latin-1"))
-    assert "Caf\xe9" in rows_of()[0].values["instruction"]
+    (tree / "mod.py").write_bytes(
+        '# coding: latin-1\ndef f():\n    """Say what a caf\xe9 is."""\n    return 1\n'.encode("latin-1")
+    )
+    assert "caf\xe9" in rows_of()[0].values["instruction"]
 
 
 def test_check_names_the_nearest_module() -> None:
@@ -189,14 +224,14 @@ def test_check_names_the_nearest_module() -> None:
     ).check()
     assert {problem.key for problem in problems} == {"plugin.python_functions.modules"}
     texts = [problem.message for problem in problems]
-    assert "no module 'jsn' in the standard library; did you mean json?" in texts
-    assert "no module 'json.decodr' in the standard library; did you mean json.decoder?" in texts
+    assert "no module 'jsn' in the standard library or packages; did you mean json?" in texts
+    assert "no module 'json.decodr' in the standard library or packages; did you mean json.decoder?" in texts
     assert "math has no Python source to read: it is part of the interpreter; leave it out" in texts
     assert len(texts) == 6
 
 
 def test_a_path_is_no_module(tmp_path: Path) -> None:
-    (tmp_path / "mod.py").write_text('def f():\n    """Doc."""\n    return 1\n')
+    (tmp_path / "mod.py").write_text('def f():\n    """Say what this is."""\n    return 1\n')
     [problem] = PythonFunctions(Options(modules=(str(tmp_path / "mod"),))).check()
     assert "no module" in problem.message
 
@@ -207,7 +242,7 @@ def test_check_of_the_limits() -> None:
     assert problem.key == "plugin.python_functions.min_lines"
 
 
-def test_check_of_a_python_without_its_library(tree: Path) -> None:
-    tree.rmdir()
+def test_check_of_a_python_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(python_functions, "library", lambda: tmp_path / "none")
     [problem] = PythonFunctions(Options()).check()
     assert "no standard library as files" in problem.message

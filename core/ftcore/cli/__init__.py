@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": "check, train, prove and ship what a profile says",
     "check": "find every mistake in a profile without heavy imports",
-    "preview": "print rows as the model will see them, trained tokens in colour",
+    "preview": "show rows as the model will see them, in the terminal or as a page",
     "plugins": "list the installed plugins, or print the options of one",
     "schema": "print the JSON schema of profiles, for editors",
     "runs": "list runs with state, step and loss",

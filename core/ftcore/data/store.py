@@ -96,13 +96,15 @@ def key_of(example: Example) -> int:
 
 def trained_bounds(labels: Sequence[int]) -> list[int]:
     """First and last-plus-one position of each trained span, one after the other."""
+    trained = bytes(map(MASKED.__ne__, labels))  # searched by the interpreter, not in a loop of ours
     bounds: list[int] = []
-    trained = False
-    for position, label in enumerate(labels):
-        if (label != MASKED) != trained:
-            trained = not trained
-            bounds.append(position)
-    return [*bounds, len(labels)] if trained else bounds
+    start = trained.find(1)
+    while start >= 0:
+        stop = trained.find(0, start)
+        stop = len(trained) if stop < 0 else stop
+        bounds += (start, stop)
+        start = trained.find(1, stop)
+    return bounds
 
 
 def _as_record(example: Example) -> tuple[Any, ...]:

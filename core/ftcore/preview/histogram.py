@@ -10,6 +10,7 @@ import attrs
 
 BINS = 48
 FEWEST = 24
+NEAR = 1.25
 WIDTH, HEIGHT = 760, 220
 LEFT, RIGHT, TOP, BOTTOM = 48, 16, 62, 26
 LINE = 14
@@ -33,7 +34,7 @@ class Histogram:
 def histogram(lengths: Sequence[int], limit: int = 0) -> Histogram:
     """Bins of a round width over all lengths, and up to `limit` where it is near."""
     low, high = min(lengths), max(lengths)
-    if high < limit <= high + (high - low + 1):
+    if high < limit <= max(high * NEAR, 2 * high - low):
         high = limit
     width = _round_up((high - low + 1) / BINS)
     start = low // width * width
@@ -55,7 +56,7 @@ def _round_up(width: float) -> int:
 def drawn(lengths: Sequence[int], percentiles: Mapping[str, int], limit: int) -> str:
     """The picture. `limit` is `train.max_length`, which is marked if it is near; 0 for none."""
     bins = histogram(lengths, limit)
-    marks = [(f"{name}: {percentiles[name]:,}", percentiles[name], "mark") for name in MARKED]
+    marks = [(f"{names}: {value:,}", value, "mark") for value, names in _named(percentiles).items()]
     if bins.start <= limit < bins.end:
         marks.append((f"max_length: {limit:,}", limit, "mark limit"))
     parts = [
@@ -68,6 +69,14 @@ def drawn(lengths: Sequence[int], percentiles: Mapping[str, int], limit: int) ->
         f'<svg class="histogram" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
         f"{''.join(parts)}</svg>"
     )
+
+
+def _named(percentiles: Mapping[str, int]) -> dict[int, str]:
+    """The marked percentiles by value, since one line is enough for those that are the same."""
+    names: dict[int, list[str]] = {}
+    for name in MARKED:
+        names.setdefault(percentiles[name], []).append(name)
+    return {value: ", ".join(same) for value, same in names.items()}
 
 
 def _x(bins: Histogram, tokens: float) -> float:

@@ -85,14 +85,13 @@ def _pieces(processor: Any, example: Example, units: Sequence[range], marks: fro
     while place < len(units):
         unit = units[place]
         token, trained = example.input_ids[unit.start], example.labels[unit.start] != MASKED
-        if token in marks:
-            text = decode(processor, [token])
-            yield Piece(text=text, ids=[token], start=unit.start, trained=trained, mark=True, times=len(unit))
-            place += 1
-            continue
-        room = _room(example, units[place : place + LETTER], marks)
-        ids, text = _letters(processor, example, unit.start, room)
-        yield Piece(text=text, ids=ids, start=unit.start, trained=trained)
+        mark = token in marks
+        if mark:
+            ids, text = [token], decode(processor, [token])
+        else:
+            room = _room(example, units[place : place + LETTER], marks)
+            ids, text = _letters(processor, example, unit.start, room)
+        yield Piece(text=text, ids=ids, start=unit.start, trained=trained, mark=mark, times=len(unit))
         place += len(ids)
 
 
