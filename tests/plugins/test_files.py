@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from files_kit import GOOD, check, load
+from files_kit import GOOD, check, load, source, values, write_jsonl
 from ftcore.api import Problem, RunError
-from ftcore_plugins.common import jsonl
 
 
 @pytest.fixture
@@ -24,10 +22,10 @@ def file(tmp_path: Path) -> Path:
 
 def test_rows_with_their_lines(file: Path) -> None:
     file.write_bytes(b'{"a": 1}\n\n  \r\n{"a": {"b": [1.5, null, true]}}\r\n{"a": "\xc3\xa9 \xe2\x80\xa8 x"}')
-    assert [(dict(row.values), row.origin) for row in load(file)] == [
-        ({"a": 1}, "rows.jsonl:1"),
-        ({"a": {"b": [1.5, None, True]}}, "rows.jsonl:4"),
-        ({"a": "\u00e9 \u2028 x"}, "rows.jsonl:5"),
+    assert [(dict(row.values), row.origin, row.folder) for row in load(file)] == [
+        ({"a": 1}, "rows.jsonl:1", file.parent),
+        ({"a": {"b": [1.5, None, True]}}, "rows.jsonl:4", file.parent),
+        ({"a": "\u00e9 \u2028 x"}, "rows.jsonl:5", file.parent),
     ]
     assert check(file) == []
 
@@ -42,19 +40,21 @@ def test_any_object_comes_back_as_it_was(tmp_path_factory: Any, rows: list[dict[
     path.write_text(
         "".join(json.dumps(row, ensure_ascii=ascii_) + "\n" for row in rows), encoding="utf-8", newline="\n"
     )
-    assert [dict(row.values) for row in load(path)] == rows
+    assert values(load(path)) == rows
     assert check(path) == []
 
 
 def test_a_byte_order_mark_is_skipped(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf" + GOOD)
-    assert dict(load(file)[0].values) == {"a": 1}
+    assert values(load(file)) == [{"a": 1}]
+    assert check(file) == []
 
 
 def test_offsets_count_the_byte_order_mark(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbfbroken\n")
     with pytest.raises(RunError, match=r"rows\.jsonl:1: broken JSON at byte 3: "):
         load(file)
+    assert check(file)[0].message.startswith("broken JSON at byte 3: ")
 
 
 def test_a_folder_is_read_by_name(tmp_path: Path) -> None:
@@ -64,11 +64,77 @@ def test_a_folder_is_read_by_name(tmp_path: Path) -> None:
     assert [row.origin for row in load(tmp_path)] == ["a.JSONL:1", "b.jsonl:1", "c.jsonl:1", "c.jsonl:3"]
 
 
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"\xff.jsonl")
+    file.write_bytes(GOOD)
+    assert values(load(file)) == values(load(tmp_path)) == [{"a": 1}]
+
+
+def test_a_list_of_paths_is_a_part_each(tmp_path: Path) -> None:
+    first = write_jsonl(tmp_path / "one" / "rows.jsonl", {"a": 1}, {"a": 2})
+    second = write_jsonl(tmp_path / "two" / "rows.jsonl", {"a": 3})
+    third = write_jsonl(tmp_path / "two" / "more" / "x.jsonl", {"a": 4})
+    found = source([first, second, third.parent], weights=(1.0, 0.5, 3))
+    assert [part.weight for part in found.parts] == [1.0, 0.5, 3]
+    assert [[row.origin for row in part.rows] for part in found.parts] == [
+        ["one/rows.jsonl:1", "one/rows.jsonl:2"],
+        ["two/rows.jsonl:1"],
+        ["x.jsonl:1"],
+    ]
+    assert found.parts[1].rows[0].folder == second.parent
+    assert check([first, second, third.parent], weights=(1.0, 0.5, 3)) == []
+
+
+def test_one_file_twice_is_two_parts(file: Path) -> None:
+    assert [row.origin for row in load([file, file])] == ["rows.jsonl:1", "rows.jsonl:1"]
+
+
+def test_option_validation_path(tmp_path: Path) -> None:
+    train, held = write_jsonl(tmp_path / "a.jsonl", {"a": 1}), write_jsonl(tmp_path / "held" / "b.jsonl", {"a": 2})
+    found = source(train, validation_path=held.parent)
+    assert (values(found.parts[0].rows), values(found.validation)) == ([{"a": 1}], [{"a": 2}])
+    assert not source(train).validation
+    held.write_bytes(b"broken\n")
+    assert check(train, validation_path=held)[0].file == held
+    [problem] = check(train, validation_path=tmp_path / "none.jsonl")
+    assert (problem.key, problem.message[:22]) == ("data.validation_path", "no such file or folder")
+    [problem] = check(train, validation_path=train)
+    assert (problem.key, problem.message) == (
+        "data.validation_path",
+        f"{train} is trained on, too; name other rows",
+    )
+
+
+def test_options_that_contradict_each_other(file: Path) -> None:
+    for data, key, message in (
+        ({"id": "a/b"}, "data.id", "both data.path and data.id are set; keep one"),
+        ({"revision": "x"}, "data.revision", "a revision without data.id; set one or leave it out"),
+        (
+            {"weights": (1.0, 2.0)},
+            "data.weights",
+            "there are 2 weights for 1 of data.path; write one for each, in their order",
+        ),
+        ({"weights": (0.0,)}, "data.weights", "0.0 is no weight; write one above 0"),
+        ({"weights": (float("nan"),)}, "data.weights", "nan is no weight; write one above 0"),
+        (
+            {"validation_path": file, "validation_split": "test"},
+            "data.validation_path",
+            "both it and data.validation_split are set; keep one",
+        ),
+    ):
+        assert check(file, **data) == [Problem(message=message, key=key)]
+        with pytest.raises(RunError) as caught:
+            load(file, **data)
+        assert str(caught.value) == f"{key}: {message}"
+    assert len(check(file, id="a/b", weights=(-1.0,))) == 2
+
+
 def test_option_path_unset() -> None:
-    [problem] = check(None)
-    assert (problem.key, problem.message) == ("data.path", "no training data; name a .jsonl file or a folder of them")
-    with pytest.raises(RunError, match=r"^data\.path: no training data"):
-        load(None)
+    message = "no training data; name a file or a folder with the rows, or a data.id"
+    for path in (None, []):
+        assert check(path) == [Problem(message=message, key="data.path")]
+        with pytest.raises(RunError, match=rf"^data\.path: {message}"):
+            load(path)
 
 
 def test_a_missing_file_says_where_it_was_looked_for(file: Path) -> None:
@@ -85,11 +151,13 @@ def test_a_missing_file_says_where_it_was_looked_for(file: Path) -> None:
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "x.txt").write_text("x")
-    (tmp_path / "rows.csv").write_text("a,b\n")
+    (tmp_path / "rows.txt").write_text("a,b\n")
+    (tmp_path / "rows.parquet.gz").write_bytes(b"x")
     (tmp_path / "no.jsonl").write_bytes(b"")
     for name, message in (
-        ("empty", "holds no .jsonl file"),
-        ("rows.csv", "is not a .jsonl file"),
+        ("empty", "holds no data file"),
+        ("rows.txt", "is no data file that is known"),
+        ("rows.parquet.gz", "is no data file that is known"),
         ("no.jsonl", "the file is empty"),
     ):
         [problem] = check(tmp_path / name)
@@ -99,9 +167,10 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_a_pipe_does_not_hang(tmp_path: Path, inside: bool) -> None:
-    os.mkfifo(tmp_path / "rows.jsonl")
-    path = tmp_path if inside else tmp_path / "rows.jsonl"
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "rows.csv.gz"])
+def test_a_pipe_does_not_hang(tmp_path: Path, inside: bool, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    path = tmp_path if inside else tmp_path / name
     [problem] = check(path)
     assert "is not a regular file" in problem.message
     with pytest.raises(RunError, match="is not a regular file"):
@@ -116,76 +185,22 @@ def test_a_device_and_a_folder_named_like_a_file_are_refused(tmp_path: Path) -> 
     assert "is not a regular file" in check(tmp_path)[0].message
 
 
+def test_links_of_a_folder_do_not_lead_out_of_it(tmp_path: Path) -> None:
+    outside = write_jsonl(tmp_path / "outside.jsonl", {"a": 1})
+    inside = write_jsonl(tmp_path / "data" / "x.jsonl", {"a": 1})
+    (inside.parent / "y.jsonl").symlink_to(inside)
+    assert len(load(inside.parent)) == 2
+    (inside.parent / "z.jsonl").symlink_to(outside)
+    [problem] = check(inside.parent)
+    assert "is a link out of the folder" in problem.message
+    with pytest.raises(RunError, match=r"data\.path: .*z\.jsonl is a link out of the folder"):
+        load(inside.parent)
+    assert values(load(inside.parent / "z.jsonl")) == [{"a": 1}], "named by itself, it is what the person wants"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read(file: Path) -> None:
     file.chmod(0)
     assert "cannot be read: Permission denied" in check(file)[0].message
-
-
-def test_option_max_rows(file: Path) -> None:
-    file.write_bytes(GOOD * 5 + b"broken\n")
-    assert len(load(file, max_rows=5)) == 5
-    assert len(load(file, max_rows=3)) == 3
-    assert check(file, max_rows=5) == []
-    with pytest.raises(RunError, match=r"rows\.jsonl:6"):
-        load(file, max_rows=6)
-
-
-def test_option_max_bad_rows(file: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    file.write_bytes(GOOD + b"broken\n" + GOOD + b'{"a": "\xff"}\n' + GOOD)
-    with pytest.raises(RunError, match=r"rows\.jsonl:2: broken JSON at byte 9: expecting value$"):
-        load(file, folder)
-    rows = load(file, folder, max_bad_rows=2)
-    assert [row.origin for row in rows] == ["rows.jsonl:1", "rows.jsonl:3", "rows.jsonl:5"]
-    aside = [json.loads(line) for line in (folder / "bad_rows.jsonl").read_text().splitlines()]
-    assert [(bad["file"], bad["line"], bad["raw"]) for bad in aside] == [
-        (str(file), 2, "broken\n"),
-        (str(file), 4, '{"a": "\\xff"}\n'),
-    ]
-    assert aside[0]["reason"] == "broken JSON at byte 9: expecting value"
-    assert [entry.name for entry in folder.iterdir()] == ["bad_rows.jsonl"]
-    with pytest.raises(RunError, match=r"rows\.jsonl:4: not UTF-8 .*broken row 2, over data.max_bad_rows \(1\)"):
-        load(file, folder, max_bad_rows=1)
-    assert check(file, max_bad_rows=2) == []
-    assert [problem.line for problem in check(file, max_bad_rows=1)] == [2, 4]
-
-
-def test_bad_rows_need_no_run_folder(file: Path) -> None:
-    file.write_bytes(GOOD + b"broken\n")
-    assert len(load(file, file.parent / "none", max_bad_rows=1)) == 1
-    assert not (file.parent / "none").exists()
-
-
-def test_no_rows_left(file: Path) -> None:
-    file.write_bytes(b"broken\n")
-    with pytest.raises(RunError, match="no rows are left, all 1 are broken"):
-        load(file, max_bad_rows=1)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(GOOD * 2_000_000, id="many rows"),
-        pytest.param(b"\n" * 30_000_000 + GOOD, id="blank lines"),
-        pytest.param((b'{"a": "' + b"x" * 100_000 + b'"}\n') * 1500, id="long rows"),
-        pytest.param(b'{"a": "' + b"x" * 30_000_000 + b'"}\n', id="one row"),
-    ],
-)
-def test_check_reads_a_little_of_a_large_file(file: Path, content: bytes) -> None:
-    file.write_bytes(content)
-    start = time.process_time()
-    assert check(file) == []
-    assert time.process_time() - start < 1
-
-
-def test_reading_stops_after_so_many_bytes_or_lines(file: Path) -> None:
-    file.write_bytes(b"\n" + GOOD * 9)
-    numbers = [[line.number for line in jsonl.rows_of([file, file], *most)] for most in ((20,), (999, 3), (999, 12))]
-    assert numbers == [[2, 3, 4], [2, 3], [*range(2, 11), 2]]
-
-
-def test_check_reports_a_few_of_many_problems(file: Path) -> None:
-    file.write_bytes(b"broken\n" * 100)
-    assert [problem.line for problem in check(file)] == list(range(1, 11))
+    with pytest.raises(RunError, match=r"cannot be read: Permission denied"):
+        load(file)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from files_kit import GOOD, check, load
-from ftcore.api import RunError
-from ftcore_plugins.common import jsonl
+from files_kit import GOOD, check, load, source, values
+from ftcore.api import RowError, RunError
+from ftcore_plugins.files import lines, start
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("content", [b"\n", b" \r\n\n\t\n", b"\xef\xbb\xbf\n"])
+@pytest.mark.parametrize("content", [b"\n", b" \r\n\n\t\n", b"\xef\xbb\xbf\n", b"\xef\xbb\xbf"])
 def test_only_blank_lines(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     [problem] = check(file)
@@ -25,13 +25,15 @@ def test_only_blank_lines(file: Path, content: bytes) -> None:
         load(file)
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.json"])
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be-bom", "utf-32", "utf-32-be-bom"])
-def test_utf16_with_a_mark(file: Path, encoding: str) -> None:
+def test_utf16_with_a_mark(tmp_path: Path, encoding: str, name: str) -> None:
+    file = tmp_path / name
     plain = encoding.removesuffix("-bom")
     text = ("\ufeff" if encoding.endswith("-bom") else "") + '{"a": 1}\n'
     file.write_bytes(text.encode(plain))
     assert "is UTF-16 or UTF-32" in check(file)[0].message
-    with pytest.raises(RunError, match=r"rows\.jsonl: the file is UTF-16 or UTF-32, not UTF-8"):
+    with pytest.raises(RunError, match=r"rows\.[a-z]+: the file is UTF-16 or UTF-32, not UTF-8"):
         load(file)
 
 
@@ -63,21 +65,22 @@ def test_a_broken_line_is_named(file: Path, name: str) -> None:
     file.write_bytes(GOOD + b"\n" + GOOD + raw + b"\n" + GOOD)
     [problem] = check(file)
     assert (problem.file, problem.line, problem.key) == (file, 4, "data.path")
-    with pytest.raises(RunError, match=rf"rows\.jsonl:4: .*{message}"):
-        load(file)
-    file.write_bytes(GOOD + raw + b"\n" + raw + b"\n")
-    rows = load(file, max_bad_rows=2)
-    assert [row.origin for row in rows] == ["rows.jsonl:1"]
+    rows = source(file).parts[0].rows
+    with pytest.raises(RowError, match=rf"^rows\.jsonl:4: .*{message}") as caught:
+        rows[2]
+    assert (caught.value.origin, caught.value.reason) == ("rows.jsonl:4", problem.message)
+    assert caught.value.raw == (raw + b"\n")[:10_000].decode("utf-8", "backslashreplace")
+    assert values([rows[0], rows[1], rows[3]]) == [{"a": 1}] * 3
 
 
 def test_a_pair_of_surrogate_escapes_is_one_character(file: Path) -> None:
     file.write_bytes(rb'{"a": "\ud83d\ude00"}')
-    assert load(file)[0].values["a"] == "\U0001f600"
+    assert values(load(file)) == [{"a": "\U0001f600"}]
 
 
 def test_the_line_is_absolute_far_into_a_file(file: Path) -> None:
     file.write_bytes(GOOD * 40_000 + b"{broken\n" + GOOD * 10)
-    with pytest.raises(RunError, match=rf"rows\.jsonl:40001: broken JSON at byte {40_000 * len(GOOD) + 1}: "):
+    with pytest.raises(RowError, match=rf"rows\.jsonl:40001: broken JSON at byte {40_000 * len(GOOD) + 1}: "):
         load(file)
 
 
@@ -94,8 +97,18 @@ def test_a_file_that_was_cut_off(file: Path) -> None:
         load(file)
 
 
-def test_a_line_without_an_end(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl, "MAX_LINE", 2**20)
-    file.write_bytes(GOOD + b'{"a": "' + b"x" * 2**20 + b'"}\n')
-    with pytest.raises(RunError, match=r"rows\.jsonl:2: the line is over 1 MB"):
+@pytest.mark.parametrize("before", [GOOD, GOOD * 200_000, b"\n" * 1_100_000 + GOOD])
+def test_a_line_without_an_end(file: Path, monkeypatch: pytest.MonkeyPatch, before: bytes) -> None:
+    for module in (lines, start):
+        monkeypatch.setattr(module, "MAX_LINE", 2**20)
+    file.write_bytes(before + b'{"a": "' + b"x" * 2**20 + b'"}\n')
+    with pytest.raises(RunError, match=rf"rows\.jsonl:{before.count(10) + 1}: the line is over 1 MB"):
         load(file)
+    if before == GOOD:
+        assert check(file)[0].message == "the line is over 1 MB; write shorter ones"
+
+
+def test_a_line_of_the_longest_size(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MAX_LINE", 2**20)
+    file.write_bytes(GOOD + b'{"a": "' + b"x" * (2**20 - 10) + b'"}\n' + GOOD)
+    assert len(load(file)) == 3
