@@ -67,8 +67,8 @@ class RowSource:
 
     `parts` are trained on, but for the share that the engine holds out; `validation` is held out as it is.
     Reading a row raises `RowError` if it is broken. Sequences of rows must pickle, and should read by need:
-    no list of millions. `fingerprint` is a SHA-256 over the bytes that all rows are made from; without one
-    the engine makes it from every row's values.
+    no list of millions. `fingerprint` is a SHA-256 over all that the rows are made from: bytes, names and
+    folders; with an equal one the engine does not read them again to see what they hold.
     """
 
     parts: Sequence[Part]

@@ -426,3 +426,14 @@ def test_without_a_fingerprint_nothing_is_kept(prepared, tmp_path) -> None:
 )
 def test_the_bounds_of_trained_spans(labels, bounds) -> None:
     assert trained_bounds(labels) == bounds
+
+
+def test_data_that_was_moved_is_the_same_data_but_its_rows_lie_elsewhere(prepared, tmp_path) -> None:
+    """A run may go on with it; what was kept names files by their folder, so it is made again."""
+    encode = Counting()
+    found = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        rows = [attrs.evolve(row, folder=folder) for row in rows_of(20)]
+        found.append(prepared(plugins=OneFormatter(rows, encode, collate, "a")).fingerprint)
+    assert found[0] == found[1]
+    assert encode.calls == 40

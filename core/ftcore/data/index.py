@@ -38,8 +38,8 @@ class Index:
     """All rows of a source, and what is known of the sound ones.
 
     `places` are their numbers among `rows`. `contents` are 64 bits of each one's SHA-256, and `groups` of its
-    value in the column `data.group` (its content without one). `fingerprint` is over the content and the origin
-    of every sound row.
+    value in the column `data.group` (its content without one). `fingerprint` is over the content of every sound
+    row, `origins` over where each one stands.
     """
 
     rows: Joined[Row]
@@ -49,6 +49,7 @@ class Index:
     groups: array[int]
     broken: tuple[Broken, ...]
     fingerprint: str
+    origins: str
 
 
 def _no_numbers() -> array[int]:
@@ -84,7 +85,6 @@ def index_rows(run: Run, source: RowSource) -> Index:
     else:
         found = _read(run, rows, len(trained))
     _require_rows(found)
-    fingerprint = hashlib.sha256(found.contents.tobytes() + found.origins).hexdigest()
     return Index(
         rows=rows,
         parts=parts,
@@ -92,7 +92,8 @@ def index_rows(run: Run, source: RowSource) -> Index:
         contents=found.contents,
         groups=found.groups,
         broken=tuple(found.broken),
-        fingerprint=fingerprint,
+        fingerprint=hashlib.sha256(found.contents.tobytes()).hexdigest(),
+        origins=found.origins.hex(),
     )
 
 

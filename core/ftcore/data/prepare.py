@@ -124,7 +124,7 @@ def _key(plugins: Plugins, run: Run, index: Index, format_: Format) -> str:
         [_identity(plugin) for plugin in plugins.active("format_dataset")],
         format_.fingerprint,
         sorted(format_.never_trained),
-        index.fingerprint,
+        [index.fingerprint, index.origins],
         dict(profile.data.columns),
         [profile.train.max_length, profile.data.long_rows],
     ]

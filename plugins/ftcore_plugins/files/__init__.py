@@ -55,13 +55,12 @@ def _row_source(run: Run, choice: Choice) -> RowSource:
 
 
 def _rows(run: Run, files: Sequence[DataFile], digest: hashlib._Hash, use: str) -> FileRows:
-    """The rows of some files. What they are made from goes into the digest: bytes, format, and what origins say."""
+    """The rows of some files. What they are made from goes into the digest: bytes, format, and where they lie."""
     found = []
     digest.update(f"{use}\n".encode())
     for file in files:
         rows, content = indexed(run, file)
-        digest.update(
-            f"{content} {file.format.kind}{file.format.packing} {file.name}\n".encode("utf-8", "surrogateescape")
-        )
+        kind, folder = f"{file.format.kind}{file.format.packing}", file.path.parent
+        digest.update(f"{content} {kind} {file.name} {folder}\n".encode("utf-8", "surrogateescape"))
         found.append(rows)
     return FileRows(found)
