@@ -153,7 +153,7 @@ def train_ours(run: Run, loaded: Loaded, data: PreparedData, clock: Clock) -> fl
     """Mean loss of all steps."""
     from ftcore_plugins.sft import Options, Sft
 
-    Sft(Options()).make_trainer(run, loaded, data, {}).train(clock, None)
+    Sft(Options(group_steps=1)).make_trainer(run, loaded, data, {}).train(clock, None)
     return statistics.fmean(clock.losses)
 
 
@@ -170,7 +170,7 @@ def train_bare(run: Run, loaded: Loaded, data: PreparedData, clock: Clock) -> fl
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.tick()
 
-    ours = sft_config(run, len(data.train), Options(), {})
+    ours = sft_config(run, len(data.train), Options(group_steps=1), {})
     names = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     names -= {"gradient_checkpointing", "gradient_checkpointing_kwargs"}  # deprecated names of the same thing
     arguments = TrainingArguments(**{name: getattr(ours, name) for name in names})

@@ -9,6 +9,7 @@ from ftcore.tables import DataTable, HardwareTable, ModelTable, RunTable, TrainT
 from ftcore.values import (
     MASKED,
     Artifact,
+    Collate,
     Control,
     Decision,
     Drop,
@@ -38,6 +39,7 @@ from ftcore.values import (
 __all__ = [
     "MASKED",
     "Artifact",
+    "Collate",
     "Control",
     "DataTable",
     "Decision",

@@ -167,9 +167,10 @@ def test_the_fingerprint_is_of_the_bytes(tmp_path: Path) -> None:
     assert len({alone, *others.values()}) == len(others) + 1
 
 
-def test_the_fingerprint_does_not_depend_on_the_folder(tmp_path: Path) -> None:
+def test_the_fingerprint_says_where_the_files_lie(tmp_path: Path) -> None:
+    """What is kept under it holds the folder that relative paths start in."""
     one, two = (write_jsonl(tmp_path / name / "x.jsonl", {"a": 1}) for name in ("one", "two"))
-    assert source(one).fingerprint == source(two).fingerprint
+    assert source(one).fingerprint != source(two).fingerprint
 
 
 def test_a_file_is_converted_once(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import torch
 from ftcore.api import MASKED, Decision, RunError
 from ftcore_plugins.lora import Options as LoraOptions
 from ftcore_plugins.sft import Options, Sft
-from ftcore_plugins.sft.order import StepOrder
 from tiny_kit import SHORT, FakeControl, Tiny, plain_loss, train_tiny
 
 # Steps
@@ -64,21 +63,6 @@ def test_a_step_has_the_same_rows_however_it_is_split(tiny: Tiny, tmp_path: Path
     assert whole == rows_of_steps(2)
     assert set.union(*whole[:3]) == {example.origin for example in tiny.data.train}
     assert whole[0] != whole[3]  # another order in the second epoch
-
-
-def test_rows_of_a_step_come_longest_first() -> None:
-    lengths = [3, 9, 1, 7, 5, 2, 8]
-    order = StepOrder(lengths, 3, seed=4)
-    epochs = []
-    for epoch in (0, 1, 0):
-        order.set_epoch(epoch)
-        epochs.append(list(order))
-        assert sorted(epochs[-1]) == list(range(7))
-        for start in (0, 3, 6):
-            step = [lengths[row] for row in epochs[-1][start : start + 3]]
-            assert step == sorted(step, reverse=True)
-    assert epochs[0] == epochs[2] != epochs[1]
-    assert list(StepOrder(lengths, 3, seed=5)) != epochs[0]
 
 
 def test_epochs_become_steps(tiny: Tiny, tmp_path: Path) -> None:

@@ -110,8 +110,10 @@ class PadRight:
 
 
 def prepare(tokenizer: Any, rows: Rows) -> PreparedData:
+    train = [to_example(tokenizer, row) for row in rows.train]
     return PreparedData(
-        train=[to_example(tokenizer, row) for row in rows.train],
+        train=train,
+        lengths=[len(example.input_ids) for example in train],
         validation=[to_example(tokenizer, row) for row in rows.validation],
         collate=PadRight(tokenizer.pad_token_id),
         ledger=Ledger(

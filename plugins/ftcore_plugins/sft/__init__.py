@@ -20,6 +20,9 @@ class Options:
     neftune_noise: float = option(
         0.0, at_least=0, help="scale of noise on the embeddings while training (https://arxiv.org/abs/2310.05914)"
     )
+    group_steps: int = option(
+        50, at_least=1, help="steps that share out their rows by length, for less padding; 1 draws every step at random"
+    )
     labelled_logits: bool = option(
         True, help="compute logits only where a token is trained: the same loss for less time and memory"
     )

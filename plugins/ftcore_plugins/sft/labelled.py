@@ -28,15 +28,18 @@ class LabelledLoss:
     def __init__(self, model: Any, *, enabled: bool) -> None:
         self._head = model.get_output_embeddings() if enabled else None
 
-    def __call__(self, model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
-        """`inputs` are a batch with `labels` of shape (rows, tokens); the answer is a scalar."""
+    def __call__(self, model: Any, inputs: Mapping[str, Any], *, reduction: str = "sum") -> torch.Tensor:
+        """`inputs` are a batch with `labels` of shape (rows, tokens); the answer is a scalar.
+
+        With the reduction "none" it has the loss of each trained token, row by row.
+        """
         targets = inputs["labels"][:, 1:]
         counted = targets != MASKED
         others = {name: value for name, value in inputs.items() if name != "labels"}
         with self._only(counted) as selected:
             logits = model(**others, use_cache=False).logits
         logits = logits[0] if selected else logits[:, :-1][counted]
-        return cross_entropy(logits.float(), targets[counted], reduction="sum")
+        return cross_entropy(logits.float(), targets[counted], reduction=reduction)
 
     @contextmanager
     def _only(self, counted: torch.Tensor) -> Iterator[list[bool]]:

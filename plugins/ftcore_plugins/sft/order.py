@@ -1,24 +1,30 @@
-"""The order in which rows are trained on. Imports torch."""
+"""The order in which rows are trained on. Imports torch and numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 class StepOrder(torch.utils.data.Sampler[int]):  # type: ignore[misc]
-    """A new random order each epoch; the rows of one optimizer step come longest first.
+    """A new random order each epoch; steps near each other share out their rows by length, for less padding.
 
-    A step's loss is the mean over all its tokens, so the order within it changes nothing but how much
-    padding its micro-batches hold; and what does not fit in memory shows at once. Each epoch's order
-    follows from seed and epoch alone, whatever the micro-batch is and wherever a run goes on.
+    The rows of `grouped` steps are drawn at random, sorted by length, cut into steps, and the steps shuffled;
+    with 1, each step's rows are random. Within a step the longest rows come first: a step's loss is the mean
+    over all its tokens, so that changes nothing but the padding of its micro-batches. A step's rows follow from
+    the seed and the epoch alone, whatever the micro-batch is and wherever a run goes on.
     """
 
-    def __init__(self, lengths: Sequence[int], rows_per_step: int, seed: int) -> None:
-        self._lengths = lengths
+    def __init__(
+        self, lengths: Sequence[int] | NDArray[np.int32], rows_per_step: int, seed: int, *, grouped: int = 1
+    ) -> None:
+        self._lengths: NDArray[np.int32] = np.asarray(lengths, dtype=np.int32)
         self._rows = rows_per_step
         self._seed = seed
+        self._grouped = grouped
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -30,6 +36,14 @@ class StepOrder(torch.utils.data.Sampler[int]):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed + self._epoch)
-        order = torch.randperm(len(self), generator=generator).tolist()
-        for start in range(0, len(order), self._rows):
-            yield from sorted(order[start : start + self._rows], key=lambda row: -self._lengths[row])
+        order = torch.randperm(len(self), generator=generator).numpy()
+        whole = len(order) - len(order) % self._rows  # a short step stays at the end, for it is no whole batch
+        for start in range(0, whole, self._rows * self._grouped):
+            group = self._longest_first(order[start : min(start + self._rows * self._grouped, whole)])
+            steps = group.reshape(-1, self._rows)
+            for step in torch.randperm(len(steps), generator=generator).tolist():
+                yield from steps[step].tolist()
+        yield from self._longest_first(order[whole:]).tolist()
+
+    def _longest_first(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows[np.argsort(-self._lengths[rows], kind="stable")]

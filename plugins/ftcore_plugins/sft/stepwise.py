@@ -6,7 +6,6 @@ Each override says which method of `transformers.Trainer` or TRL it replaces, an
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +16,40 @@ from transformers import PrinterCallback
 from transformers.trainer_pt_utils import nested_gather
 from trl import SFTConfig, SFTTrainer
 
-from ftcore.api import MASKED, Control, Example, PreparedData, RunError, Step
-from ftcore_plugins.sft import checkpoint
+from ftcore.api import MASKED, Control, PreparedData, RunError, Step
+from ftcore_plugins.sft import Options, checkpoint
+from ftcore_plugins.sft.batches import ORIGINS, HeldOut, checked
 from ftcore_plugins.sft.labelled import LabelledLoss
 from ftcore_plugins.sft.order import StepOrder
 from ftcore_plugins.sft.randomness import undisturbed
+from ftcore_plugins.sft.rows import TrainingRows
 
-ORIGINS = "origins"
 PLAIN = frozenset({DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU})
-
-
-class Collate:
-    """Our collator, and where each row of the batch comes from. An object, since workers pickle it."""
-
-    def __init__(self, data: PreparedData) -> None:
-        self._collate = data.collate
-
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """The batch, with the rows' origins beside its tensors."""
-        return {**self._collate(examples), ORIGINS: [example.origin for example in examples]}
 
 
 class StepwiseTrainer(SFTTrainer):  # type: ignore[misc]
     """Reports every optimizer step to a `Control`, obeys it, and checkpoints without pickle."""
 
-    def __init__(self, model: Any, processor: Any, data: PreparedData, args: SFTConfig, *, labelled: bool) -> None:
+    def __init__(
+        self, model: Any, processor: Any, rows: TrainingRows, data: PreparedData, *, args: SFTConfig, config: Options
+    ) -> None:
         # TRL insists on a `datasets.Dataset` and looks at its first row; our examples take its place below.
         stand_in = Dataset.from_dict({"row": [0]})
         super().__init__(
             model=model,
             args=args,
             train_dataset=stand_in,
-            data_collator=Collate(data),
+            data_collator=rows.collate,
             processing_class=processor,
         )
-        self.train_dataset, self.held_out = data.train, data.validation
+        self.train_dataset, self._lengths, self._group_steps = rows.items, rows.lengths, config.group_steps
+        self.held_out = HeldOut(data.validation, args.per_device_train_batch_size, data.collate)
         self.remove_callback(PrinterCallback)
         for parameter in self.model.parameters():
             if parameter.requires_grad:  # master weights: TRL makes them bfloat16 on a quantized model
                 parameter.data = parameter.data.float()
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.labelled_loss = LabelledLoss(self.model, enabled=labelled)
+        self.labelled_loss = LabelledLoss(self.model, enabled=config.labelled_logits)
         self._own_loss = self._loss_shifts_labels and self.label_smoother is None and not self.aux_loss_enabled
         if self._own_loss:  # it is a share of the whole step's, so the step's tokens must be counted
             self.model_accepts_loss_kwargs = True
@@ -98,11 +90,9 @@ class StepwiseTrainer(SFTTrainer):  # type: ignore[misc]
 
     def held_out_metrics(self) -> dict[str, float]:
         """`eval_loss` in nats per trained token of the held-out rows; empty without such rows."""
-        total, tokens, rows = 0.0, 0, self.args.per_device_train_batch_size
+        total, tokens = 0.0, 0
         with undisturbed(self.model), torch.no_grad(), self.accelerator.autocast():
-            for start in range(0, len(self.held_out), rows):
-                batch = self.data_collator(self.held_out[start : start + rows])
-                batch.pop(ORIGINS)
+            for batch in self.held_out:
                 total += self.labelled_loss(self.model, self._prepare_inputs(batch)).item()
                 tokens += int((batch["labels"][:, 1:] != MASKED).sum())
         return {"eval_loss": total / tokens} if tokens else {}
@@ -130,16 +120,16 @@ class StepwiseTrainer(SFTTrainer):  # type: ignore[misc]
 
     # Steps
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> StepOrder:
+    def _get_train_sampler(self, train_dataset: Any = None) -> StepOrder:  # noqa: ARG002
         """Trainer's random order, with less padding."""
-        lengths = [len(example.input_ids) for example in train_dataset or self.train_dataset]
-        return StepOrder(lengths, self.get_total_train_batch_size(self.args), self.args.data_seed)
+        rows, seed = self.get_total_train_batch_size(self.args), self.args.data_seed
+        return StepOrder(self._lengths, rows, seed, grouped=self._group_steps)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """Trainer's; it also starts the step's clock and takes out what only we read."""
         if self._began is None:
             self._began = time.perf_counter()
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches, items = super().get_batch_samples(map(checked, epoch_iterator), num_batches, device)
         self._origins = [origin for batch in batches for origin in batch.pop(ORIGINS)]
         # Trainer leaves them uncounted for a model that does not take the count into its loss.
         counts = [int((batch["labels"][..., 1:] != MASKED).sum()) for batch in batches] if items is None else [items]

@@ -16,22 +16,27 @@ from ftcore_plugins.common.staging import staged
 from ftcore_plugins.sft import Options
 from ftcore_plugins.sft.answers import answer
 from ftcore_plugins.sft.arguments import sft_config
+from ftcore_plugins.sft.packing import Packed
+from ftcore_plugins.sft.packing_proof import prove_packing
 from ftcore_plugins.sft.randomness import undisturbed
+from ftcore_plugins.sft.rows import training_rows
 from ftcore_plugins.sft.stepwise import StepwiseTrainer
 
 
 def make_trainer(run: Run, loaded: Loaded, data: PreparedData, config: Options, args: Mapping[str, Any]) -> SftTrainer:
-    """See `Sft.make_trainer`. Raises `RunError` when nothing is trainable, or for arguments that TRL refuses."""
+    """See `Sft.make_trainer`. Raises `RunError` when nothing is trainable, for rows that cannot be packed though
+    they shall be, or for arguments that TRL refuses."""
     if not any(parameter.requires_grad for parameter in loaded.model.parameters()):
         raise RunError("the model has no trainable weights; turn on an adapter, such as [plugin.lora]")
     if run.profile.hardware.threads:  # where torch was imported before the run, the environment came too late
         torch.set_num_threads(run.profile.hardware.threads)
-    settings = sft_config(run, len(data.train), config, args)
+    rows = training_rows(run, loaded.model, data)
+    settings = sft_config(run, len(rows), config, args)
     with quiet_logger("transformers.trainer_utils"):  # it tells that it aligns tokens, which is what we ask for
         align_special_tokens(loaded.model, loaded.processor)
     stop_at(loaded.model, data.end_of_turn)
     try:
-        inner = StepwiseTrainer(loaded.model, loaded.processor, data, settings, labelled=config.labelled_logits)
+        inner = StepwiseTrainer(loaded.model, loaded.processor, rows, data, args=settings, config=config)
     except ValueError as error:
         raise RunError(f"the trainer refuses this model: {str(error).partition(chr(10))[0]}") from error
     return SftTrainer(inner, loaded, data)
@@ -51,13 +56,21 @@ class SftTrainer:
         return int(self.inner.args.max_steps)
 
     def train(self, control: Control, checkpoint: Path | None) -> int:
-        """See `ftcore.api.Trainer`. Raises `RunError` when a loss or a gradient is not finite.
+        """See `ftcore.api.Trainer`. Raises `RunError` when a loss or a gradient is not finite, and before
+        the first step for a model whose packed rows see each other.
 
         `tokens` of a step are those that it trains, over all processes, and `tokens_per_second` is
         counted in them; evaluations and checkpoints are left out of the time.
         """
+        self._prove_packing()
         with no_progress_bars():
             return self.inner.run(control, checkpoint)
+
+    def _prove_packing(self) -> None:
+        inner = self.inner
+        if isinstance(inner.train_dataset, Packed):
+            with undisturbed(inner.model), torch.no_grad(), inner.accelerator.autocast():
+                prove_packing(inner.model, inner.labelled_loss, inner.train_dataset, inner.data_collator)
 
     def evaluate(self) -> Mapping[str, float]:
         """See `ftcore.api.Trainer`; empty without held-out rows."""

@@ -1,0 +1,97 @@
+"""From examples to the tensors of one batch, padded or packed. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+
+from ftcore.api import MASKED, Example, RunError
+
+Collate = Callable[[Sequence[Example]], Mapping[str, Any]]
+
+ORIGINS = "origins"
+"""Key of a batch that tells where its rows come from; taken out before the model sees the batch."""
+
+FAILED = "failed"
+"""Key of a batch that could not be made, and why."""
+
+GROUPED = 32
+"""Batches of held-out rows that are read at once to be sorted by length."""
+
+
+@attrs.frozen
+class Padded:
+    """The formatter's own batch. An object, since loader workers pickle it."""
+
+    collate: Collate
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """The batch, with the rows' origins beside its tensors; or why there is none, which `checked` raises."""
+        try:
+            return {**self.collate(examples), ORIGINS: [example.origin for example in examples]}
+        except RunError as error:  # torch would put the traceback of its worker process into the sentence
+            return {FAILED: str(error)}
+
+
+def checked(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch that a loader gave. Raises `RunError` when a row could not be read, such as for a lost image."""
+    if FAILED in batch:
+        raise RunError(batch[FAILED])
+    return batch
+
+
+@attrs.frozen
+class HeldOut:
+    """Batches of `rows` held-out examples; those of a few batches share them out by length, for less padding."""
+
+    examples: Sequence[Example]
+    rows: int
+    collate: Collate
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        for start in range(0, len(self.examples), GROUPED * self.rows):
+            stop = min(start + GROUPED * self.rows, len(self.examples))
+            group = sorted((self.examples[row] for row in range(start, stop)), key=lambda row: -len(row.input_ids))
+            for first in range(0, len(group), self.rows):
+                yield self.collate(group[first : first + self.rows])
+
+
+@attrs.frozen
+class PackedBatch:
+    """Bins of rows as `input_ids`, `labels` and `position_ids`, int64 of shape (bins, tokens).
+
+    Positions start again at 0 with each row, and there is no attention mask: by both, transformers knows
+    packed rows and lets none see another (`masking_utils.find_packed_sequence_indices`). The first token
+    of a row has nothing to be predicted from and is not trained. Padding is a row of its own. If `flat`, all
+    bins lie end to end, in the shape (1, tokens) and without padding, as FlashAttention wants them.
+    """
+
+    flat: bool
+
+    def __call__(self, bins: Sequence[Sequence[Example]]) -> dict[str, Any]:
+        """The batch, with the rows' origins beside its tensors."""
+        lines = [[example for examples in bins for example in examples]] if self.flat else bins
+        width = max(sum(len(example.input_ids) for example in line) for line in lines)
+        batch = {
+            "input_ids": torch.zeros(len(lines), width, dtype=torch.int64),
+            "labels": torch.full((len(lines), width), MASKED, dtype=torch.int64),
+            "position_ids": torch.zeros(len(lines), width, dtype=torch.int64),
+        }
+        for number, line in enumerate(lines):
+            _lay(line, {name: tensor[number] for name, tensor in batch.items()})
+        return {**batch, ORIGINS: [example.origin for examples in bins for example in examples]}
+
+
+def _lay(examples: Iterable[Example], line: dict[str, torch.Tensor]) -> None:
+    """Write the rows into one line of the batch."""
+    start, width = 0, len(line["input_ids"])
+    for example in examples:
+        stop = start + len(example.input_ids)
+        line["input_ids"][start:stop] = torch.tensor(example.input_ids)
+        line["labels"][start + 1 : stop] = torch.tensor(example.labels)[1:]
+        line["position_ids"][start:stop] = torch.arange(stop - start)
+        start = stop
+    line["position_ids"][start:] = torch.arange(width - start)
