@@ -114,7 +114,9 @@ class TrainTable:
     learning_rate: float = option(2e-4, above=0, help="peak learning rate")
     epochs: float = option(1.0, above=0, help="passes over the training rows, unless max_steps is set")
     max_steps: int | None = option(None, at_least=1, help="optimizer steps; overrides epochs")
-    batch_size: int = option(8, at_least=1, help="rows, or packed sequences, that one optimizer step sees, over all devices")
+    batch_size: int = option(
+        8, at_least=1, help="rows, or packed sequences, that one optimizer step sees, over all devices"
+    )
     micro_batch_size: int | None = option(
         None, at_least=1, help="rows that fit on one device at once; batch_size if unset"
     )
@@ -129,7 +131,9 @@ class TrainTable:
         "auto", help="precision of the arithmetic; auto is bf16 on a GPU that has it, else fp32"
     )
     max_length: int = option(2048, at_least=8, help="most tokens of one row; data.long_rows says what happens above")
-    packing: bool = option(False, help="lay short rows end to end up to max_length; such a sequence counts as one row of batch_size")
+    packing: bool = option(
+        False, help="lay short rows end to end up to max_length; such a sequence counts as one row of batch_size"
+    )
     activation_checkpointing: bool = option(False, help="compute activations again in the backward pass to save memory")
     log_steps: int = option(1, at_least=1, help="steps between two lines of metrics.jsonl")
     save_steps: int = option(200, at_least=0, help="steps between two checkpoints; 0 keeps only the last step's")
