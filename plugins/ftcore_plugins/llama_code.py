@@ -5,33 +5,25 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import attrs
 
-from ftcore.api import (
-    Drop,
-    Example,
-    Ledger,
-    Prediction,
-    PreparedData,
-    Problem,
-    Row,
-    Rows,
-    Run,
-    RunError,
-    hookimpl,
-    option,
+from ftcore.api import Format, Prediction, Problem, Row, hookimpl, option
+from ftcore_plugins.common.chat import (
+    Conversation,
+    chat_format,
+    conversation,
+    template_option,
+    template_path_option,
+    template_problems,
 )
-from ftcore_plugins.common.chat import ChatFormat, Encoded, Refused, chat_format
-from ftcore_plugins.common.collate import PadRight, pad_id_of
+from ftcore_plugins.common.chat.rows import PRELUDE, ChatRows, asked, format_of, text_of, tokenizer_of
 from ftcore_plugins.common.source import parse_python
 
 FENCE = re.compile(r"```[^\n`]*\n(.*?)\n?```", re.DOTALL)
 """A fenced code block of Markdown: https://spec.commonmark.org/0.31.2/#fenced-code-blocks."""
-
-PRELUDE = "prelude"
-"""Feature of an example: what comes before the code in reply and answer, such as the empty thoughts of Qwen 3."""
 
 
 @attrs.frozen(kw_only=True)
@@ -45,9 +37,8 @@ class Options:
     system_prompt: str = option("", help="system prompt of rows without one; none if empty")
     strip_fences: bool = option(False, help="train the code inside a ```python fence instead of the whole reply")
     require_parse: bool = option(False, help="drop rows whose reply is not valid Python")
-    chat_template: Literal["", "llama3"] = option(
-        "", help="built-in chat template for a base model without one; the model's own if empty"
-    )
+    chat_template: str = template_option()
+    chat_template_path: Path | None = template_path_option()
 
 
 class LlamaCode:
@@ -60,11 +51,11 @@ class LlamaCode:
 
     @hookimpl
     def check(self) -> Sequence[Problem]:
-        """No two options name the same column."""
+        """No two options name the same column, and the chat template is there."""
         config = self.config
         columns = {"instruction": config.instruction, "input": config.input}
         columns |= {"output": config.output, "system": config.system}
-        problems = []
+        problems = template_problems("plugin.llama_code", config.chat_template, config.chat_template_path)
         for place, (option_name, column) in enumerate(columns.items()):
             if not column.strip():
                 problems.append(_problem(option_name, "the column's name is empty; name a column of the rows"))
@@ -74,32 +65,11 @@ class LlamaCode:
         return problems
 
     @hookimpl
-    def format_dataset(self, run: Run, rows: Rows, processor: Any) -> PreparedData:
-        """Tokenize instruction and reply as a chat. Raises `RunError` for a wrong row, or when none is left."""
-        tokenizer = getattr(processor, "tokenizer", processor)
-        chat = chat_format(tokenizer, self.config.chat_template)
-        if self.config.chat_template:
-            tokenizer.chat_template = chat.template.source  # the tuned model is asked in the words it was trained in
-        train, dropped = self._examples(run, rows.train, chat)
-        validation, also_dropped = self._examples(run, rows.validation, chat)
-        ledger = Ledger(
-            rows=len(rows.train) + len(rows.validation),
-            trained=len(train),
-            held_out=len(validation),
-            dropped=(*dropped, *also_dropped),
-        )
-        if not train:
-            counts = ", ".join(f"{reason}: {count}" for reason, count in ledger.reasons.items())
-            raise RunError(
-                f"nothing left to train: all {len(rows.train)} training rows were dropped ({counts}); mend them"
-            )
-        return PreparedData(
-            train=train,
-            validation=validation,
-            collate=PadRight(pad_id=pad_id_of(tokenizer)),
-            ledger=ledger,
-            end_of_turn=chat.end_of_turn,
-        )
+    def format_dataset(self, processor: Any) -> Format:
+        """Say how instruction and reply become a chat. Raises `RunError` for a model without a chat template."""
+        config = self.config
+        chat = chat_format(tokenizer_of(processor), config.chat_template, config.chat_template_path)
+        return format_of(chat, ChatRows(chat=chat, read=self.read, fault=self.fault), processor)
 
     @hookimpl
     def score(self, predictions: Sequence[Prediction]) -> Mapping[str, float] | None:
@@ -119,52 +89,23 @@ class LlamaCode:
             scores["defines_name"] = _share(wanted[0] in names for wanted, names in named)
         return scores
 
-    def _examples(self, run: Run, rows: Sequence[Row], chat: ChatFormat) -> tuple[list[Example], list[Drop]]:
-        conversations = [self._messages(row) for row in rows]
-        encoded = chat.encode(conversations, [row.origin for row in rows])
-        examples: list[Example] = []
-        dropped: list[Drop] = []
-        for row, messages, tokens in zip(rows, conversations, encoded, strict=True):
-            reason = self._fault(run, row, messages[-1]["content"], tokens)
-            if reason or isinstance(tokens, Refused):
-                dropped.append(Drop(origin=row.origin, reason=reason))
-                continue
-            examples.append(
-                Example(
-                    input_ids=tokens.input_ids,
-                    labels=tokens.labels,
-                    replies=tokens.replies,
-                    origin=row.origin,
-                    features={PRELUDE: chat.prelude} if chat.prelude else {},
-                )
-            )
-        return examples, dropped
-
-    def _messages(self, row: Row) -> list[dict[str, str]]:
+    def read(self, row: Row) -> Conversation:
+        """The row as a question and its reply. Raises `RowError` for a column that is missing, or no text."""
         config = self.config
-        system = _text(row, config.system, required=False) or config.system_prompt
-        given = _text(row, config.input, required=False)
-        question = _text(row, config.instruction)
-        reply = _text(row, config.output)
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": f"{question}\n\n{given}" if given else question})
-        messages.append({"role": "assistant", "content": unfenced(reply) if config.strip_fences else reply})
-        return messages
+        given = text_of(row, config.input, required=False)
+        question = text_of(row, config.instruction)
+        reply = text_of(row, config.output)
+        messages = asked(
+            f"{question}\n\n{given}" if given else question,
+            unfenced(reply) if config.strip_fences else reply,
+            text_of(row, config.system, required=False) or config.system_prompt,
+        )
+        return conversation(messages, row.origin)
 
-    def _fault(self, run: Run, row: Row, reply: str, tokens: Encoded | Refused) -> str:
-        if isinstance(tokens, Refused):
-            return tokens.reason
-        if self.config.require_parse and not _parses(reply):
-            return "does not parse"
-        limit, length = run.profile.train.max_length, len(tokens.input_ids)
-        if length <= limit:
-            return ""
-        if run.profile.data.long_rows == "error":
-            raise RunError(
-                f"{row.origin}: the row has {length} tokens, over train.max_length ({limit}); "
-                'raise it, shorten the row or set data.long_rows = "drop"'
-            )
-        return "longer than train.max_length"
+    def fault(self, one: Conversation) -> str:
+        """Why a row is not trained, if it is not."""
+        unsound = self.config.require_parse and not _parses(one.messages[-1]["content"])
+        return "does not parse" if unsound else ""
 
 
 def unfenced(text: str) -> str:
@@ -182,17 +123,6 @@ def defined_names(text: str) -> list[str]:
 
 def _problem(key: str, message: str) -> Problem:
     return Problem(message=message, key=f"plugin.llama_code.{key}")
-
-
-def _text(row: Row, column: str, required: bool = True) -> str:
-    value = row.values.get(column)
-    if isinstance(value, str):
-        return value
-    if value is None and not required:
-        return ""
-    if column not in row.values:
-        raise RunError(f"{row.origin}: no column {column!r}; the row has {', '.join(row.values) or 'none'}")
-    raise RunError(f"{row.origin}: column {column!r} must be a text, not {type(value).__name__}")
 
 
 def _without_prelude(prediction: Prediction) -> tuple[str, str]:

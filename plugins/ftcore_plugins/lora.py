@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -30,9 +31,10 @@ class Options:
     rslora: bool = option(False, help="scale by alpha / sqrt(r) instead (https://arxiv.org/abs/2312.03732)")
     dora: bool = option(False, help="train direction and magnitude apart (https://arxiv.org/abs/2402.09353)")
     modules_to_save: tuple[str, ...] = option(
-        (), help="layers that are trained whole and saved with the adapter, such as lm_head"
+        (), help="layers that are trained whole and saved with the adapter, such as lm_head or multi_modal_projector"
     )
     bias: Literal["none", "all", "lora_only"] = option("none", help="which bias terms are trained with the adapter")
+    vision: bool = option(False, help="put adapters on the vision tower and the projector of a model with images, too")
 
 
 class Lora:
@@ -58,16 +60,14 @@ class Lora:
     def adapt(self, run: Run, loaded: Loaded) -> Loaded:
         """Freeze the model and add the adapter, its start drawn from the run's seed.
 
-        Raises `RunError` when a target or a module to save matches no layer.
+        Raises `RunError` when a target or a module to save matches no layer, or when there is no vision tower
+        to put adapters on.
         """
         import torch
         from peft import get_peft_model
 
-        names = [name for name, _ in loaded.model.named_modules() if name]
-        if self._targets != (ALL_LINEAR,):
-            require_matches("targets", self._targets, names)
-        require_matches("modules_to_save", self.config.modules_to_save, names)
         config = self._peft_config(loaded)
+        self._require_layers(loaded.model, config.exclude_modules)
         # Drawn apart from the global stream, so that what ran before does not change the adapter.
         with torch.random.fork_rng(), no_deprecations():
             torch.manual_seed(run.profile.run.seed)
@@ -85,6 +85,27 @@ class Lora:
         targets = self.config.targets
         return (targets,) if isinstance(targets, str) else targets
 
+    def _require_layers(self, model: Any, left_out: str | None) -> None:
+        names = [name for name, _ in model.named_modules() if name]
+        require_matches("modules_to_save", self.config.modules_to_save, names)
+        if self._targets == (ALL_LINEAR,):
+            return
+        require_matches("targets", self._targets, names)
+        reached = [name for name in names if not left_out or not re.fullmatch(left_out, name)]
+        for target in self._targets:
+            if not any(_matches(name, target) for name in reached):
+                fix = "leave it out, or set plugin.lora.vision = true"
+                raise RunError(f"plugin.lora.targets: {target} is a layer of the vision tower alone; {fix}")
+
+    def _left_out(self, model: Any) -> str | None:
+        """A pattern of the layers that get no adapter, as PEFT takes it: those beside the language model."""
+        beside = beside_language_model(model)
+        if self.config.vision and not beside:
+            raise RunError("plugin.lora.vision: the model reads text only and has no vision tower; leave it out")
+        if self.config.vision or not beside:
+            return None
+        return rf"({'|'.join(map(re.escape, beside))})(\..*)?"
+
     def _peft_config(self, loaded: Loaded) -> Any:
         from peft import LoraConfig, TaskType
 
@@ -95,6 +116,7 @@ class Lora:
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             target_modules=ALL_LINEAR if self._targets == (ALL_LINEAR,) else list(self._targets),
+            exclude_modules=self._left_out(loaded.model),
             use_rslora=config.rslora,
             use_dora=config.dora,
             modules_to_save=list(config.modules_to_save) or None,
@@ -108,14 +130,34 @@ class Lora:
         return bool(tied and named & TIED_LAYERS)
 
 
+def beside_language_model(model: Any) -> list[str]:
+    """Names of what a model that reads images has beside its language model: vision tower and projector."""
+    from ftcore_plugins.common.hub import reads_images
+
+    if not reads_images(model.config):
+        return []
+    modules, language, head = dict(model.named_modules()), model.get_decoder(), model.get_output_embeddings()
+    place = next(name for name, module in modules.items() if module is language)
+    parent = place.rpartition(".")[0]
+    return [
+        f"{parent}.{name}".removeprefix(".")
+        for name, module in modules[parent].named_children()
+        if module is not language and module is not head
+    ]
+
+
 def require_matches(option_name: str, wanted: Iterable[str], names: Sequence[str]) -> None:
     """Every wanted name must be a module's name or its end, as PEFT matches them. Raises `RunError`."""
     for target in wanted:
-        if any(name == target or name.endswith(f".{target}") for name in names):
+        if any(_matches(name, target) for name in names):
             continue
         ends = {part for name in names for part in (name, name.rpartition(".")[2]) if not part.isdigit()}
         near = difflib.get_close_matches(target, sorted(ends), n=3, cutoff=0.5) or sorted(_last_parts(names))
         raise RunError(f"plugin.lora.{option_name}: no layer is called {target!r}; near it are {', '.join(near)}")
+
+
+def _matches(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
 
 
 def _last_parts(names: Sequence[str]) -> set[str]:

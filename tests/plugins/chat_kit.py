@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from ftcore_plugins.common.chat import ChatFormat, Encoded, Refused
+from ftcore_plugins.common.chat import ChatFormat, Encoded, Refused, conversation
 
 SPECIAL = (
     "<|begin_of_text|>",
@@ -71,6 +72,25 @@ INST = (
     "{{ '<s>' }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ ' ' + message['content'] | trim + ' </s>' }}"
     "{% else %}{{ '[INST] ' + message['content'] | trim + ' [/INST]' }}{% endif %}{% endfor %}"
+)
+# The next two write other things before a reply than they ask for it with.
+OPENING = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
+FORGETFUL = (
+    "{{ bos_token }}{% set told = messages[0]['content'] if messages[0]['role'] == 'system' else '' %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ '<|im_start|>' + (told + '\n\n' if loop.last and told else '') + message['content'] + '<|im_end|>' }}"
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] + '<|eot_id|>' }}{% endif %}{% endfor %}"
+)
+TOOLS = (
+    "{% if tools %}{{ '<|im_start|>tools\n' + tools | tojson + '<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
+    "{% for call in message.tool_calls or [] %}{{ '<call>' + call.function | tojson + '</call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+REASONING = TOOLS.replace(
+    "message['role'] + '\n' + message['content']",
+    "message['role'] + '\n' + ('<think>' + message.reasoning_content + '</think>' "
+    "if message.reasoning_content and loop.last else '') + message['content']",
 )
 TEMPLATES = {
     "llama3": LLAMA3,
@@ -166,14 +186,36 @@ def trained_texts(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> 
     return [tokenizer.decode(span, skip_special_tokens=False, clean_up_tokenization_spaces=False) for span in spans]
 
 
-def only(format_: ChatFormat, messages: Any) -> Encoded | Refused:
+def only(format_: ChatFormat, messages: Any, **options: Any) -> Encoded | Refused:
     """The answer to one conversation."""
-    [encoded] = format_.encode([messages], ["rows.jsonl:1"])
+    [encoded] = format_.encode([conversation(messages, "rows.jsonl:1", **options)])
     return encoded
 
 
-def sound(format_: ChatFormat, messages: Any) -> Encoded:
+def sound(format_: ChatFormat, messages: Any, **options: Any) -> Encoded:
     """One conversation that can be trained."""
-    encoded = only(format_, messages)
-    assert isinstance(encoded, Encoded)
+    encoded = only(format_, messages, **options)
+    assert isinstance(encoded, Encoded), encoded
     return encoded
+
+
+def with_tokens(source: str) -> Any:
+    """A tokenizer that knows every token that a template of some family writes, and has it as its own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = sorted({*TOKEN.findall(source), "<bos>", "<eos>"})
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    model = models.BPE(vocab={letter: place for place, letter in enumerate(letters)}, merges=[])
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>")
+    fast.chat_template = source
+    return fast
+
+
+TOKEN = re.compile(
+    r"\[/?INST\]|<[|\uff5c][^<>'\" ]*?[|\uff5c]>|</?(?:start_of_turn|end_of_turn|s|think)>|<\|[a-z_]+>|<[a-z_]+\|>"
+)

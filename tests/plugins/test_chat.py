@@ -22,8 +22,7 @@ from chat_kit import (
     sound,
     trained_texts,
 )
-from ftcore.api import RunError
-from ftcore_plugins.common.chat import Encoded, Refused, chat_format
+from ftcore_plugins.common.chat import Encoded, Refused, chat_format, conversation
 
 SPACES = st.text(alphabet=" \n\t\r\u00a0\u2028", max_size=4)
 ANY = st.text(max_size=40)
@@ -167,31 +166,12 @@ def test_a_reply_that_the_tokenizer_changes_is_refused() -> None:
 
 def test_answers_keep_the_order_of_the_rows() -> None:
     format_ = chat_format(byte_level())
-    rows = [chat(""), chat("one"), chat("<|eot_id|>"), chat("two")]
-    kinds = [getattr(row, "replies", None) for row in format_.encode(rows, [f"rows.jsonl:{n}" for n in range(4)])]
+    rows = [conversation(chat(reply), "x") for reply in ("", "one", "<|eot_id|>", "two")]
+    kinds = [getattr(row, "replies", None) for row in format_.encode(rows)]
     assert kinds == [None, ("one",), None, ("two",)]
 
 
 def test_many_rows_are_encoded_as_each_alone() -> None:
     format_ = chat_format(byte_level())
-    rows = [chat(f"reply {number}", "q" * (number % 7)) for number in range(1200)]
-    assert list(format_.encode(rows, ["x"] * 1200))[::97] == [only(format_, row) for row in rows[::97]]
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        [],
-        chat("yes")[:1],
-        chat("yes")[1:],
-        [*chat("yes")[:1], *chat("yes")],
-        [*chat("yes"), {"role": "system", "content": "x"}],
-        [{"role": "usr", "content": "x"}, *chat("yes")[1:]],
-        [{"role": "user", "content": None}, *chat("yes")[1:]],
-        [{"role": "user"}, *chat("yes")[1:]],
-        [{"content": "x"}, *chat("yes")[1:]],
-    ],
-)
-def test_what_is_no_conversation_names_the_row(messages: Any) -> None:
-    with pytest.raises(RunError, match=r"^rows\.jsonl:1: mess"):
-        only(chat_format(byte_level()), messages)
+    rows = [conversation(chat(f"reply {number}", "q" * (number % 7)), "x") for number in range(1200)]
+    assert format_.encode(rows)[::97] == [format_.encode([row])[0] for row in rows[::97]]

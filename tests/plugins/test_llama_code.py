@@ -8,52 +8,53 @@ import attrs
 import pytest
 
 from chat_kit import CHATML, THINKING, byte_level
-from ftcore.api import DataTable, Drop, Example, Prediction, PreparedData, Profile, Row, Rows, Run, RunError, TrainTable
-from ftcore.proof import prove_labels
+from ftcore import testing
+from ftcore.api import Drop, Example, Format, Prediction, PreparedData, Row, RowError, RunError
+from ftcore.testing import make_run, prove_labels
 from ftcore_plugins.llama_code import LlamaCode, Options, defined_names, unfenced
 
 ADD = "def add(a, b):\n    return a + b"
 FENCED = f"Here it is:\n\n```python\n{ADD}\n```\nDone."
 
 
-def run_of(max_length: int = 2048, **data: Any) -> Run:
-    profile = Profile(train=TrainTable(max_length=max_length), data=DataTable(**data))
-    return Run(name="x", folder=Path("nowhere"), profile=profile)
-
-
 def row(number: int = 1, **values: Any) -> Row:
     return Row(values={"instruction": "add two numbers", "output": ADD, **values}, origin=f"rows.jsonl:{number}")
 
 
-def formatted(
-    *train: Row, validation: tuple[Row, ...] = (), tokenizer: Any = None, run: Run | None = None, **options: Any
-) -> PreparedData:
-    rows = Rows(train=list(train), validation=list(validation), fingerprint="")
-    return LlamaCode(Options(**options)).format_dataset(run or run_of(), rows, tokenizer or byte_level(CHATML))
+def format_of(tokenizer: Any = None, **options: Any) -> Format:
+    return LlamaCode(Options(**options)).format_dataset(tokenizer or byte_level(CHATML))
+
+
+@pytest.fixture
+def formatted(tmp_path: Path) -> Any:
+    def formatted(*rows: Row, tokenizer: Any = None, **options: Any) -> PreparedData:
+        run = make_run(tmp_path, data={"validation": 0.0})
+        return testing.formatted(run, format_of(tokenizer, **options), rows)
+
+    return formatted
 
 
 def text(example: Example) -> str:
     return str(byte_level(CHATML).decode(example.input_ids))
 
 
-def only(*rows: Row, **options: Any) -> str:
-    [example] = formatted(*rows, **options).train
+def only(one: Row, **options: Any) -> str:
+    [example] = format_of(**options).encode([one])
+    assert isinstance(example, Example)
     return text(example)
 
 
-def test_a_row_becomes_a_chat_with_its_reply_trained() -> None:
-    data = formatted(row(), validation=(row(2),))
+def test_a_row_becomes_a_chat_with_its_reply_trained(formatted: Any) -> None:
+    data = formatted(row())
     assert (
         text(data.train[0]) == f"<|im_start|>user\nadd two numbers<|im_end|>\n<|im_start|>assistant\n{ADD}<|im_end|>\n"
     )
     assert data.train[0].replies == (ADD,)
     assert data.train[0].origin == "rows.jsonl:1"
-    assert data.validation[0].origin == "rows.jsonl:2"
-    assert (data.ledger.rows, data.ledger.trained, data.ledger.held_out, data.ledger.dropped) == (2, 1, 1, ())
     assert data.end_of_turn == byte_level().convert_tokens_to_ids("<|im_end|>")
 
 
-def test_the_engines_proof_accepts_the_labels_and_refuses_them_shifted() -> None:
+def test_the_engines_proof_accepts_the_labels_and_refuses_them_shifted(formatted: Any) -> None:
     tokenizer = byte_level(CHATML, pad="<|im_end|>")
     data = formatted(row(1), row(2, output=ADD * 9), row(3, system="be brief"), tokenizer=tokenizer)
     assert prove_labels(data, tokenizer, seed=0) == 3
@@ -62,14 +63,14 @@ def test_the_engines_proof_accepts_the_labels_and_refuses_them_shifted() -> None
         prove_labels(attrs.evolve(data, train=wrong), tokenizer, seed=0)
 
 
-def test_the_batch_is_padded_with_the_tokenizers_token() -> None:
+def test_the_batch_is_padded_with_the_tokenizers_token(formatted: Any) -> None:
     data = formatted(row(1), row(2, output="x"))
     batch = data.collate(data.train)
     assert batch["input_ids"][1, -1] == byte_level().pad_token_id
     assert batch["labels"][1, -1] == -100
 
 
-def test_a_processor_is_asked_for_its_tokenizer() -> None:
+def test_a_processor_is_asked_for_its_tokenizer(formatted: Any) -> None:
     assert formatted(row(), tokenizer=SimpleNamespace(tokenizer=byte_level(CHATML))).ledger.trained == 1
 
 
@@ -102,13 +103,13 @@ def test_option_system_prompt() -> None:
     assert only(row()).startswith("<|im_start|>user")
 
 
-def test_option_strip_fences() -> None:
+def test_option_strip_fences(formatted: Any) -> None:
     assert formatted(row(output=FENCED)).train[0].replies == (FENCED,)
     assert formatted(row(output=FENCED), strip_fences=True).train[0].replies == (ADD,)
     assert formatted(row(), strip_fences=True).train[0].replies == (ADD,)
 
 
-def test_option_require_parse() -> None:
+def test_option_require_parse(formatted: Any) -> None:
     rows = [row(1), row(2, output="def add(:"), row(3, output="x = '\\d'"), row(4, output="x\0")]
     assert formatted(*rows).ledger.trained == 4
     data = formatted(*rows, require_parse=True)
@@ -116,72 +117,64 @@ def test_option_require_parse() -> None:
     assert data.ledger.dropped == dropped
 
 
-def test_require_parse_looks_at_what_is_trained() -> None:
+def test_require_parse_looks_at_what_is_trained(formatted: Any) -> None:
     with pytest.raises(RunError, match="does not parse"):
         formatted(row(output=FENCED), require_parse=True)
     assert formatted(row(output=FENCED), require_parse=True, strip_fences=True).ledger.trained == 1
 
 
-def test_option_chat_template() -> None:
+def test_option_chat_template(formatted: Any) -> None:
     tokenizer = byte_level(None)
     with pytest.raises(RunError, match="no chat template"):
-        formatted(row(), tokenizer=tokenizer)
-    data = formatted(row(), tokenizer=tokenizer, chat_template="llama3")
-    assert text(data.train[0]).startswith("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nadd")
-    assert "eot_id" in tokenizer.chat_template, "the tuned model must be shipped with the template"
+        format_of(tokenizer)
+    format_ = format_of(tokenizer, chat_template="llama3")
+    [example] = format_.encode([row()])
+    assert text(example).startswith("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nadd")
+    assert "eot_id" in format_.processor.chat_template, "the tuned model must be shipped with the template"
+    assert tokenizer.chat_template is None, "the processor that was given is not ours to change"
 
 
-def test_option_max_length_drops_or_refuses_and_never_cuts() -> None:
-    rows = [row(1), row(2, output=ADD * 20)]
-    assert formatted(*rows).ledger.trained == 2
-    data = formatted(*rows, run=run_of(max_length=100))
-    assert data.ledger.dropped == (Drop(origin="rows.jsonl:2", reason="longer than train.max_length"),)
-    assert text(data.train[0]).endswith("<|im_end|>\n")
-    length = len(formatted(rows[1]).train[0].input_ids)
-    with pytest.raises(RunError, match=rf"^rows\.jsonl:2: the row has {length} tokens, over train.max_length \(100\)"):
-        formatted(*rows, run=run_of(max_length=100, long_rows="error"))
+def test_option_chat_template_path(tmp_path: Path) -> None:
+    file = tmp_path / "chat.jinja"
+    file.write_text(CHATML, "utf-8")
+    format_ = format_of(byte_level(None), chat_template_path=file)
+    assert format_.processor.chat_template == CHATML
+    [problem] = LlamaCode(Options(chat_template_path=tmp_path / "none.jinja")).check()
+    assert problem.key == "plugin.llama_code.chat_template_path"
 
 
-def test_a_row_of_just_the_length_is_kept() -> None:
-    length = len(formatted(row()).train[0].input_ids)
-    assert formatted(row(), run=run_of(max_length=length)).ledger.trained == 1
-    with pytest.raises(RunError, match="nothing left to train"):
-        formatted(row(), run=run_of(max_length=length - 1))
-
-
-def test_the_ledger_adds_up_over_both_sets() -> None:
-    train = [row(1), row(2, output=""), row(3, output="a<|im_end|>b"), row(4, instruction="<|eot_id|>")]
-    data = formatted(*train, validation=(row(5), row(6, output=" ")))
-    assert (data.ledger.rows, data.ledger.trained, data.ledger.held_out) == (6, 1, 1)
+def test_rows_that_are_not_trained_are_counted(formatted: Any) -> None:
+    rows = [
+        row(1),
+        row(2, output=""),
+        row(3, output="a<|im_end|>b"),
+        row(4, instruction="<|eot_id|>"),
+        row(5, output=" "),
+    ]
+    data = formatted(*rows)
+    assert (data.ledger.rows, data.ledger.trained) == (5, 1)
     assert data.ledger.reasons == {"empty reply": 2, "contains control tokens": 2}
-    assert [drop.origin for drop in data.ledger.dropped] == [f"rows.jsonl:{line}" for line in (2, 3, 4, 6)]
-
-
-def test_nothing_left_to_train_says_why() -> None:
-    with pytest.raises(
-        RunError, match=r"all 3 training rows were dropped \(empty reply: 2, contains control tokens: 1\)"
-    ):
-        formatted(row(1, output=""), row(2, output=""), row(3, output="<|eot_id|>"))
+    assert [drop.origin for drop in data.ledger.dropped] == [f"rows.jsonl:{line}" for line in (2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"output": None}, "column 'output' must be a text, not NoneType"),
-        ({"output": 3}, "column 'output' must be a text, not int"),
-        ({"instruction": ["x"]}, "column 'instruction' must be a text, not list"),
-        ({"input": 3}, "column 'input' must be a text, not int"),
-        ({"system": {}}, "column 'system' must be a text, not dict"),
+        ({"output": None}, "column 'output' must be a text, not null"),
+        ({"output": 3}, "column 'output' must be a text, not a number"),
+        ({"instruction": ["x"]}, "column 'instruction' must be a text, not a list"),
+        ({"input": 3}, "column 'input' must be a text, not a number"),
+        ({"system": {}}, "column 'system' must be a text, not an object"),
     ],
 )
 def test_a_wrong_column_names_the_row(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(RunError, match=rf"^rows\.jsonl:7: {message}"):
-        formatted(row(1), row(7, **values))
+    with pytest.raises(RowError, match=rf"^rows\.jsonl:7: {message}"):
+        format_of().encode([row(1), row(7, **values)])
 
 
 def test_a_missing_column_names_the_row_and_those_there_are() -> None:
-    with pytest.raises(RunError, match=r"^rows\.jsonl:1: no column 'code'; the row has instruction, output$"):
-        formatted(row(), output="code")
+    with pytest.raises(RowError, match=r"^rows\.jsonl:1: no column 'code'; the row has instruction, output$"):
+        format_of(output="code").encode([row()])
 
 
 def predictions(*pairs: tuple[str, str]) -> list[Prediction]:
@@ -214,7 +207,7 @@ def test_score_is_on_the_last_reply() -> None:
     assert scores == {"parses": 1, "defines_name": 1, "exact": 1}
 
 
-def test_score_leaves_out_what_the_template_says_before_a_reply() -> None:
+def test_score_leaves_out_what_the_template_says_before_a_reply(formatted: Any) -> None:
     [example] = formatted(row(), tokenizer=byte_level(THINKING)).train
     assert example.replies == (f"<think>\n\n</think>\n\n{ADD}",)
     for answer in (example.replies[0], ADD):

@@ -9,9 +9,11 @@ import attrs
 import pytest
 import torch
 
-from ftcore.api import Loaded, RunError
+from ftcore.api import Loaded, Row, Rows, RunError
 from ftcore_plugins.lora import Lora, Options
-from tiny_kit import Tiny
+from ftcore_plugins.tiny_model import Options as TinyOptions
+from ftcore_plugins.tiny_model import TinyModel
+from tiny_kit import Tiny, make_run
 
 
 def adapt(tiny: Tiny, folder: Path, **options: Any) -> Loaded:
@@ -124,6 +126,97 @@ def test_tied_layers_stay_tied(tiny: Tiny, tmp_path: Path) -> None:
     kept = causal.model.embed_tokens.modules_to_save["default"].weight
     assert kept.requires_grad
     assert causal.lm_head.modules_to_save["default"].weight is kept
+
+
+# Models that read images
+
+
+@pytest.fixture
+def gemma(tmp_path: Path) -> Loaded:
+    rows = Rows(train=[Row(values={"text": "which colour is it"}, origin="r:1")], validation=[], fingerprint="")
+    plugin, run = TinyModel(TinyOptions(architecture="gemma3")), make_run(tmp_path)
+    return plugin.load_model(run, plugin.load_processor(run, rows), None)
+
+
+def parts(model: Any) -> set[str]:
+    """`language_model`, `vision_tower` and so on: where anything is trained."""
+    return {name.split("model.model.model.")[-1].partition(".")[0] for name in trained(model)}
+
+
+def test_the_vision_tower_is_left_out(gemma: Loaded, tmp_path: Path) -> None:
+    model = Lora(Options()).adapt(make_run(tmp_path), gemma).model
+    assert parts(model) == {"language_model"}
+    layers = {name.split(".")[-4] for name in trained(model)}
+    assert layers == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_the_vision_tower_is_adapted_when_asked_for(gemma: Loaded, tmp_path: Path) -> None:
+    model = Lora(Options(vision=True)).adapt(make_run(tmp_path), gemma).model
+    assert parts(model) == {"language_model", "vision_tower"}
+
+
+@pytest.mark.parametrize("vision", [True, False])
+def test_named_targets_stay_out_of_the_vision_tower(gemma: Loaded, tmp_path: Path, vision: bool) -> None:
+    model = Lora(Options(targets=("q_proj",), vision=vision)).adapt(make_run(tmp_path), gemma).model
+    assert parts(model) == ({"language_model", "vision_tower"} if vision else {"language_model"})
+
+
+def test_a_target_that_only_the_vision_tower_has_needs_it(gemma: Loaded, tmp_path: Path) -> None:
+    expected = "targets: fc1 is a layer of the vision tower alone; leave it out, or set plugin.lora.vision = true"
+    with pytest.raises(RunError, match=expected):
+        Lora(Options(targets=("q_proj", "fc1"))).adapt(make_run(tmp_path), gemma)
+
+
+def test_a_model_without_a_vision_tower_says_so(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"plugin\.lora\.vision: the model reads text only and has no vision tower"):
+        adapt(tiny, tmp_path, vision=True)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of PEFT for transformers
+def test_a_projector_is_trained_whole_and_comes_back(gemma: Loaded, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    run = make_run(tmp_path)
+    model = Lora(Options(modules_to_save=("embed_tokens", "multi_modal_projector"))).adapt(run, gemma).model
+    assert parts(model) == {"language_model", "multi_modal_projector"}
+    causal = model.base_model.model
+    embedding = causal.model.language_model.embed_tokens.modules_to_save["default"].weight
+    assert causal.lm_head.modules_to_save["default"].weight is embedding
+    with torch.no_grad():
+        for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    model.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(gemma.base), tmp_path / "adapter")
+    batch = {
+        "input_ids": torch.tensor([[2, 7, *[gemma.model.config.image_token_id] * 16, 8, 70]]),
+        "pixel_values": torch.linspace(-1, 1, 3 * 112 * 112).reshape(1, 3, 112, 112),
+    }
+    with torch.no_grad():
+        assert torch.equal(again.eval()(**batch).logits, model.eval()(**batch).logits)
+
+
+@pytest.mark.parametrize(("vision", "parameters"), [(False, 29_802_496), (True, 38_497_792)])
+def test_a_gemma_3_of_4b_gets_as_many_as_is_known(tmp_path: Path, vision: bool, parameters: int) -> None:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    config = Gemma3Config(
+        text_config={"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34},
+        vision_config={
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 16,
+            "image_size": 896,
+            "patch_size": 14,
+            "vision_use_head": False,
+        },
+    )
+    with torch.device("meta"):
+        model = Gemma3ForConditionalGeneration(config)
+    loaded = Loaded(model=model, processor=None, base="google/gemma-3-4b-it")
+    adapted = Lora(Options(vision=vision)).adapt(make_run(tmp_path), loaded).model
+    assert sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad) == parameters
 
 
 def test_impossible_targets_are_found_early() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftcore.api import Loaded, Quantization, Row, Rows, Run, RunError
 from ftcore_plugins.lora import Options as LoraOptions
-from ftcore_plugins.tiny_model import Options, TinyModel, texts
+from ftcore_plugins.tiny_model import Options, TinyModel, texts, train_tokenizer
+from ftcore_plugins.tiny_model.options import VISION_OPTIONS
 from tiny_kit import FakeControl, Tiny, make_rows, make_run
 
 
@@ -57,6 +60,21 @@ def test_rows_without_text_are_an_error(tmp_path: Path) -> None:
     rows = Rows(train=[Row(values={"a": 1}, origin="r:1")], validation=[], fingerprint="")
     with pytest.raises(RunError, match="no text to train a tokenizer on"):
         TinyModel(Options()).load_processor(make_run(tmp_path), rows)
+
+
+def test_the_tokenizer_reads_no_more_than_it_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftcore_plugins.tiny_model.corpus.LONGEST_TEXT", 4)
+    monkeypatch.setattr("ftcore_plugins.tiny_model.corpus.MOST_TEXT", 10)
+    asked: list[str] = []
+
+    def many() -> Iterator[str]:
+        for text in ("aaaaaaa", "bb", "cccc", "dd"):
+            asked.append(text)
+            yield text
+
+    tokenizer = train_tokenizer(many(), 384, 2048)
+    assert asked == ["aaaaaaa", "bb", "cccc"]
+    assert {"aa", "aaaa", "bb", "cccc"} <= tokenizer.get_vocab().keys()
 
 
 def test_the_tokenizer_is_the_same_in_every_process(tiny: Tiny, tmp_path: Path) -> None:
@@ -162,6 +180,16 @@ def test_impossible_shapes_are_found_early(tmp_path: Path, changed: dict[str, in
     assert TinyModel(Options()).check(make_run(tmp_path)) == []
     [problem] = TinyModel(Options(**changed)).check(make_run(tmp_path))
     assert problem.key == f"plugin.tiny_model.{key}"
+
+
+@pytest.mark.parametrize("option", VISION_OPTIONS)
+def test_what_a_llama_does_not_read_is_refused(tmp_path: Path, option: str) -> None:
+    config = Options(**{option: getattr(Options(), option) + 1})
+    [problem] = TinyModel(config).check(make_run(tmp_path))
+    assert problem.key == f"plugin.tiny_model.{option}"
+    fix = "leave it out, or set architecture = 'gemma3'"
+    assert problem.message == f"a llama reads no images, so nothing reads this; {fix}"
+    assert attrs.fields_dict(Options)[option].metadata["help"].startswith("gemma3 only: ")
 
 
 @pytest.mark.parametrize("lora", [None, LoraOptions()], ids=["full", "lora"])

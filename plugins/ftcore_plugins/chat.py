@@ -1,0 +1,206 @@
+"""Conversations, instructions, questions and plain text, in the forms of OpenAI, ShareGPT, Alpaca and TRL."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from ftcore.api import Format, Problem, Row, RowError, Rows, RunError, hookimpl, option
+from ftcore_plugins.common.chat import (
+    Conversation,
+    Train,
+    chat_format,
+    conversation,
+    template_option,
+    template_path_option,
+    template_problems,
+)
+from ftcore_plugins.common.chat.messages import kind_of
+from ftcore_plugins.common.chat.plain import plain_format
+from ftcore_plugins.common.chat.rows import ChatRows, asked, format_of, text_of, tokenizer_of
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "instruction": ("instruction", "output"),
+    "question": ("question", "answer"),
+    "completion": ("prompt", "completion"),
+    "text": ("text",),
+}
+"""The columns that tell a format; the first format of which a row has all is the row's."""
+
+LOOKED_AT = 100
+"""Rows whose columns are looked at to say how rows are read."""
+
+FormatName = Literal["auto", "messages", "sharegpt", "instruction", "question", "completion", "text"]
+
+_log = logging.getLogger("ftcore.chat")
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """`[plugin.chat]`."""
+
+    format: FormatName = option("auto", help="form of the rows; auto tells it from the columns of each row")
+    system_prompt: str = option("", help="system prompt of rows without one; none if empty")
+    train_on: Train = option(
+        "all", help="what is trained: all replies, the last reply of each row, or everything, prompts included"
+    )
+    chat_template: str = template_option()
+    chat_template_path: Path | None = template_path_option()
+
+
+class Chat:
+    """Trains the replies of conversations, or plain text.
+
+    Rows may mix these forms, each told by its columns: `messages` (OpenAI: role and content, tool calls, a column
+    `tools`), `conversations` (ShareGPT: from and value), `instruction`, `input` and `output` (Alpaca), `question` and
+    `answer`, `prompt` and `completion` (texts, or lists of messages as TRL has them); a column `system` is the
+    system prompt. Rows with a `text` alone are trained whole. What follows the last reply of a conversation is cut
+    off, since nothing in it is trained.
+    """
+
+    Config = Options
+
+    def __init__(self, config: Options) -> None:
+        self.config = config
+
+    @hookimpl
+    def check(self) -> Sequence[Problem]:
+        """The chat template is a built-in one, a template, or a file, and plain text has no options for chats."""
+        config = self.config
+        if config.format == "text":
+            return [
+                Problem(key=f"plugin.chat.{field.name}", message='has no effect with format = "text"; leave it out')
+                for field in attrs.fields(Options)
+                if field.name != "format" and getattr(config, field.name) != field.default
+            ]
+        return template_problems("plugin.chat", config.chat_template, config.chat_template_path)
+
+    @hookimpl
+    def format_dataset(self, rows: Rows, processor: Any) -> Format:
+        """Say how a row becomes tokens. Raises `RunError` when no form fits the rows, or no chat template."""
+        config = self.config
+        form = _told(rows) if config.format == "auto" else config.format
+        if form == "text":
+            return plain_format(processor, *COLUMNS["text"])
+        template, path = config.chat_template, config.chat_template_path
+        chat = chat_format(tokenizer_of(processor), template, path, config.train_on)
+        reader = Reader(form="" if config.format == "auto" else form, system_prompt=config.system_prompt)
+        return format_of(chat, ChatRows(chat=chat, read=reader), processor)
+
+
+@attrs.frozen(kw_only=True)
+class Reader:
+    """Makes a conversation of a row. Without a `form`, each row's columns tell its own."""
+
+    form: str
+    system_prompt: str
+
+    def __call__(self, row: Row) -> Conversation:
+        """Raises `RowError` for a row that is none."""
+        return READ[self.form or _form_of(row)](row, _system(row) or self.system_prompt)
+
+
+def _form_of(row: Row) -> str:
+    form = _form(row.values)
+    if form == "text":
+        reason = 'plain text among conversations: its column text is all it has; set plugin.chat.format = "text"'
+        raise RowError(f"{reason}, or train it in a run of its own", origin=row.origin)
+    if form:
+        return form
+    there = next((names for names in COLUMNS.values() if all(name in row.values for name in names)), ())
+    null = next((f"column {name!r} is null" for name in there if row.values[name] is None), None)
+    raise RowError(null or _formless(row.values), origin=row.origin)
+
+
+def _form(values: Mapping[str, Any]) -> str:
+    for form, columns in COLUMNS.items():
+        if all(values.get(name) is not None for name in columns):
+            return form
+    return ""
+
+
+def _formless(columns: Mapping[str, Any]) -> str:
+    known = "; ".join(" and ".join(names) for names in COLUMNS.values())
+    there = ", ".join(columns) or "none"
+    return f"the columns ({there}) are of no known form ({known}); give them such names by data.columns"
+
+
+def _told(rows: Rows) -> str:
+    """The form of the first row that has one; the others are said, too."""
+    found: dict[str, int] = {}
+    columns: Mapping[str, Any] = {}
+    for row in _first(rows.train):
+        columns = columns or row.values
+        form = _form(row.values)
+        found |= {form: found.get(form, 0) + 1} if form else {}
+    if not found:
+        raise RunError(f"plugin.chat.format: {_formless(columns)}, or set the format")
+    forms = ", ".join(f"{form} ({', '.join(COLUMNS[form])})" for form in found)
+    _log.info("rows are read as %s, by their columns; plugin.chat.format overrides it", forms)
+    return next(iter(found))
+
+
+def _first(rows: Sequence[Row]) -> Iterator[Row]:
+    for place in range(min(len(rows), LOOKED_AT)):
+        try:
+            yield rows[place]
+        except RowError:  # broken rows are counted when they are formatted
+            continue
+
+
+def _system(row: Row) -> str:
+    return text_of(row, "system", required=False) if "system" in row.values else ""
+
+
+def _messages(row: Row, system: str) -> Conversation:
+    return _list(row, system, "messages")
+
+
+def _sharegpt(row: Row, system: str) -> Conversation:
+    return _list(row, system, "conversations")
+
+
+def _list(row: Row, system: str, column: str) -> Conversation:
+    if column not in row.values:
+        raise RowError(f"no column {column!r}; the row has {', '.join(row.values) or 'none'}", origin=row.origin)
+    return conversation(row.values[column], row.origin, system=system, tools=row.values.get("tools"), name=column)
+
+
+def _instruction(row: Row, system: str) -> Conversation:
+    task, given = text_of(row, "instruction"), text_of(row, "input", required=False)
+    question = f"{task}\n\n{given}" if given else task
+    return conversation(asked(question, text_of(row, "output"), system), row.origin)
+
+
+def _question(row: Row, system: str) -> Conversation:
+    return conversation(asked(text_of(row, "question"), text_of(row, "answer"), system), row.origin)
+
+
+def _completion(row: Row, system: str) -> Conversation:
+    prompt, completion = row.values.get("prompt"), row.values.get("completion")
+    if not isinstance(prompt, list) and not isinstance(completion, list):
+        return conversation(asked(text_of(row, "prompt"), text_of(row, "completion"), system), row.origin)
+    if not isinstance(prompt, list) or not isinstance(completion, list):
+        kinds = f"{kind_of(prompt)} and {kind_of(completion)}"
+        raise RowError(
+            f"prompt and completion are {kinds}; both must be texts, or lists of messages", origin=row.origin
+        )
+    tools = row.values.get("tools")
+    return conversation(
+        [*prompt, *completion], row.origin, system=system, tools=tools, given=len(prompt), name="prompt"
+    )
+
+
+READ: Mapping[str, Callable[[Row, str], Conversation]] = {
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "instruction": _instruction,
+    "question": _question,
+    "completion": _completion,
+}

@@ -1,0 +1,75 @@
+"""Plain text to tokens, every one of which is trained: for continued pre-training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from ftcore.api import MASKED, Drop, Example, Format, Row, RunError
+from ftcore_plugins.common.chat.encoding import LONE_SURROGATE
+from ftcore_plugins.common.chat.rows import fingerprint, text_of, tokenizer_of
+from ftcore_plugins.common.chat.tokens import Tokens, begins_with_bos, control_tokens, tokens_of
+from ftcore_plugins.common.collate import PadRight, pad_id_of
+
+__all__ = ["PlainRows", "plain_format"]
+
+
+@attrs.frozen(kw_only=True)
+class PlainRows:
+    """`Format.encode` of rows with a text: `before` it go the tokens that begin a text, after it `end`."""
+
+    tokens: Tokens
+    control: re.Pattern[str]
+    column: str
+    before: tuple[int, ...]
+    end: int
+
+    def __call__(self, rows: Sequence[Row]) -> list[Example | Drop]:
+        """One answer for each row. Raises `RowError` for a row without a text."""
+        texts = [text_of(row, self.column) for row in rows]
+        refusals = [self._refusal(text) for text in texts]
+        sound = [text for text, refusal in zip(texts, refusals, strict=True) if not refusal]
+        encoded = iter(self.tokens.encode(sound))
+        return [
+            Drop(origin=row.origin, reason=refusal) if refusal else self._example(row, text, next(encoded))
+            for row, text, refusal in zip(rows, texts, refusals, strict=True)
+        ]
+
+    def _refusal(self, text: str) -> str:
+        if not text.strip():
+            return "empty text"
+        if not text.isascii() and LONE_SURROGATE.search(text):
+            return "not valid unicode"
+        return "contains control tokens" if self.control.search(text) else ""
+
+    def _example(self, row: Row, text: str, tokens: list[int]) -> Example:
+        ids = [*self.before, *tokens, self.end]
+        labels = [MASKED, *ids[1:]]
+        return Example(input_ids=ids, labels=labels, replies=(text,), origin=row.origin, folder=row.folder)
+
+
+def plain_format(processor: Any, column: str) -> Format:
+    """The answer of `format_dataset` for rows of plain text. Raises `RunError` without an end-of-text token."""
+    tokenizer = tokenizer_of(processor)
+    if tokenizer.eos_token_id is None:
+        raise RunError("model.id: the tokenizer has no end-of-text token, so the model would never stop; name another")
+    control = control_tokens(tokenizer)
+    rows = PlainRows(
+        tokens=tokens_of(tokenizer, control),
+        control=control,
+        column=column,
+        before=(tokenizer.bos_token_id,) if begins_with_bos(tokenizer) else (),
+        end=tokenizer.eos_token_id,
+    )
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return Format(
+        encode=rows,
+        collate=PadRight(pad_id=pad_id_of(tokenizer)),
+        processor=processor,
+        end_of_turn=rows.end,
+        trains="everything",
+        fingerprint=fingerprint(rows.tokens, "", special),
+    )

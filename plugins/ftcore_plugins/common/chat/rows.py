@@ -1,0 +1,121 @@
+"""Rows to examples, and all that a formatter of chats answers to the engine."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import attrs
+
+from ftcore.api import Drop, Example, Format, Row, RowError
+from ftcore_plugins.common.chat.encoding import ChatFormat, Refused
+from ftcore_plugins.common.chat.messages import Conversation, Message, kind_of
+from ftcore_plugins.common.chat.tokens import Tokens
+from ftcore_plugins.common.collate import PadRight, pad_id_of
+
+__all__ = ["PRELUDE", "ChatRows", "asked", "fingerprint", "format_of", "text_of", "tokenizer_of"]
+
+PRELUDE = "prelude"
+"""Feature of an example: what comes before the reply proper in reply and answer, such as Qwen 3's empty thoughts."""
+
+
+def _sound(_: Conversation) -> str:
+    return ""
+
+
+@attrs.frozen(kw_only=True)
+class ChatRows:
+    """`Format.encode` of rows that are conversations.
+
+    `read` makes a conversation of a row; `fault` says why one is dropped, or nothing.
+    """
+
+    chat: ChatFormat
+    read: Callable[[Row], Conversation]
+    fault: Callable[[Conversation], str] = _sound
+
+    def __call__(self, rows: Sequence[Row]) -> list[Example | Drop]:
+        """One answer for each row. Raises `RowError` for a row that is no conversation."""
+        conversations = [self.read(row) for row in rows]
+        features = {PRELUDE: self.chat.prelude} if self.chat.prelude else {}
+        answers: list[Example | Drop] = []
+        for row, one, encoded in zip(rows, conversations, self.chat.encode(conversations), strict=True):
+            reason = encoded.reason if isinstance(encoded, Refused) else self.fault(one)
+            if reason or isinstance(encoded, Refused):
+                answers.append(Drop(origin=row.origin, reason=reason))
+                continue
+            answers.append(
+                Example(
+                    input_ids=encoded.input_ids,
+                    labels=encoded.labels,
+                    replies=encoded.replies,
+                    origin=row.origin,
+                    features=features,
+                    folder=row.folder,
+                )
+            )
+        return answers
+
+
+def format_of(chat: ChatFormat, rows: ChatRows, processor: Any) -> Format:
+    """The answer of `format_dataset`: the tuned model is saved with the template that it was trained in."""
+    return Format(
+        encode=rows,
+        collate=PadRight(pad_id=pad_id_of(tokenizer_of(processor))),
+        processor=_with_template(processor, chat.source),
+        end_of_turn=chat.end_of_turn,
+        trains="everything" if chat.train == "everything" else "replies",
+        fingerprint=fingerprint(chat.tokens, chat.source, chat.layout.exact.template.special),
+    )
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """The tokenizer that a processor holds, or is."""
+    return getattr(processor, "tokenizer", processor)
+
+
+def fingerprint(tokens: Tokens, template: str, special: Mapping[str, str]) -> str:
+    """A SHA-256 over what decides about the tokens of a row, besides its text; empty if some of it is not known."""
+    source = tokens.source()
+    if not source:
+        return ""
+    versions = [version(library) for library in ("tokenizers", "transformers", "jinja2")]
+    parts = json.dumps([template, sorted(special.items()), versions])
+    return hashlib.sha256(f"{source}\0{parts}".encode()).hexdigest()
+
+
+def asked(question: str, reply: str, system: str = "") -> list[Message]:
+    """The messages of one question and its reply."""
+    head = [{"role": "system", "content": system}] if system else []
+    return [*head, {"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+
+
+def text_of(row: Row, column: str, required: bool = True) -> str:
+    """The text in a column of a row. Raises `RowError` for anything else, null and none being nothing if allowed."""
+    value = row.values.get(column)
+    if isinstance(value, str):
+        return value
+    if value is None and not required:
+        return ""
+    if column not in row.values:
+        there = ", ".join(row.values) or "none"
+        raise RowError(f"no column {column!r}; the row has {there}", origin=row.origin)
+    raise RowError(f"column {column!r} must be a text, not {kind_of(value)}", origin=row.origin)
+
+
+def _with_template(processor: Any, source: str) -> Any:
+    """The processor, or a copy of it with another chat template: the one that was given is not ours to change."""
+    tokenizer = tokenizer_of(processor)
+    if tokenizer.chat_template == source:
+        return processor
+    made = copy.copy(tokenizer)
+    made.chat_template = source
+    if tokenizer is processor:
+        return made
+    outer = copy.copy(processor)
+    outer.tokenizer, outer.chat_template = made, source
+    return outer
