@@ -14,6 +14,7 @@ LOW_LEARNING_RATE = 1e-7
 MANY_EPOCHS = 50
 LARGE_BATCH = 4096
 LONG_NAME = 128
+MOST_WEIGHT = 100
 
 
 def contradictions(profile: Profile) -> Iterator[Finding]:
@@ -34,8 +35,9 @@ def contradictions(profile: Profile) -> Iterator[Finding]:
     data = profile.data
     if data.validation_path and data.validation_split:
         yield ("data", "validation_split"), "data.validation_path holds out other rows; keep one of them"
-    if any(not weight > 0 for weight in data.weights):
-        yield ("data", "weights"), "a weight must be above 0; leave out the path that is not to be read"
+    if any(not 0 < weight <= MOST_WEIGHT for weight in data.weights):
+        text = f"a weight must be above 0 and at most {MOST_WEIGHT}; leave out a path that is not to be read"
+        yield ("data", "weights"), text
     if train.precision == "fp16" and profile.hardware.device in ("cpu", "mps"):
         yield ("train", "precision"), f"fp16 needs a CUDA device, not {profile.hardware.device}; use fp32 or bf16"
 

@@ -35,6 +35,7 @@ def test_the_defaults_are_sensible():
         ({"train": {"eval_steps": 5}, "data": {"validation": 0}}, "train.eval_steps"),
         ({"data": {"validation_path": "x", "validation_split": "test"}}, "data.validation_split"),
         ({"data": {"weights": [1.0, 0.0]}}, "data.weights"),
+        ({"data": {"weights": [1e9]}}, "data.weights"),
         ({"train": {"precision": "fp16"}, "hardware": {"device": "cpu"}}, "train.precision"),
         ({"train": {"precision": "fp16"}, "hardware": {"device": "mps"}}, "train.precision"),
         ({"run": {"name": "a/b"}}, "run.name"),
