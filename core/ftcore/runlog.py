@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -11,6 +13,33 @@ from ftcore.values import Step
 
 FILE = "run.log"
 LOGGERS = ("", "transformers")  # the second one does not pass its records on
+PLUGINS = "ftcore.plugins"
+
+
+@contextmanager
+def plugins_heard(say: Callable[[str], None]) -> Iterator[None]:
+    """What plugins log to `ftcore.plugins.NAME`, at INFO or above, is said to the user."""
+    logger, handler = logging.getLogger(PLUGINS), _Saying(say)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # said once, not written again by the run's log
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+class _Saying(logging.Handler):
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        mark = "warning: " if record.levelno >= logging.WARNING else ""
+        self._say(f"{mark}{record.getMessage()}")
 
 
 class RunLog:
@@ -21,6 +50,7 @@ class RunLog:
 
     def __init__(self, folder: Path, display: Display) -> None:
         self._display = display
+        self._stack = ExitStack()
         self._handler = logging.FileHandler(folder / FILE, encoding="utf-8")
         self._handler.setLevel(logging.WARNING)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
@@ -28,12 +58,14 @@ class RunLog:
     def __enter__(self) -> RunLog:
         for name in LOGGERS:
             logging.getLogger(name).addHandler(self._handler)
+        self._stack.enter_context(plugins_heard(self.say))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._display.close()
+        self._stack.close()
         for name in LOGGERS:
             logging.getLogger(name).removeHandler(self._handler)
         self._handler.close()

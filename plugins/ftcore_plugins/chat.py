@@ -38,7 +38,7 @@ LOOKED_AT = 100
 
 FormatName = Literal["auto", "messages", "sharegpt", "instruction", "question", "completion", "text"]
 
-_log = logging.getLogger("ftcore.chat")
+_log = logging.getLogger("ftcore.plugins.chat")
 
 
 @attrs.frozen(kw_only=True)

@@ -187,6 +187,18 @@ def test_the_log_has_what_was_said_with_the_time_and_what_libraries_warned_of(tm
     assert lines == ["[1/7] reading rows", "100 % of it", "step 1/10  loss 1.0000  ? left", "after the bar"]
 
 
+def test_what_plugins_log_is_said_once_and_written_once(tmp_path):
+    lines: list[str] = []
+    with RunLog(tmp_path, Plain(lines.append)):
+        logging.getLogger("ftcore.plugins.chat").info("rows are read as %s", "messages")
+        logging.getLogger("ftcore.plugins.chat").warning("odd")
+        logging.getLogger("ftcore.plugins.chat").debug("not this")
+    logging.getLogger("ftcore.plugins.chat").warning("too late")
+    assert lines == ["rows are read as messages", "warning: odd"]
+    written = [line[20:] for line in (tmp_path / "run.log").read_text().splitlines()]
+    assert written == ["ftcore: rows are read as messages", "ftcore: warning: odd"]
+
+
 def test_the_log_is_appended_to_by_a_resumed_run(tmp_path):
     for text in ("first", "second"):
         with RunLog(tmp_path, Silent()) as log:

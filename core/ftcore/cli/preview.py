@@ -41,13 +41,16 @@ def main(parsed: argparse.Namespace) -> int:
     from ftcore.data.prepare import prepare
     from ftcore.engine import planned
     from ftcore.preflight import check_profile
+    from ftcore.runlog import plugins_heard
 
     _check_arguments(parsed)
     loaded = load(parsed)
     with tempfile.TemporaryDirectory() as scratch:
         run = attrs.evolve(planned(loaded), folder=Path(scratch))
         plugins, _ = check_profile(loaded, run, report=complain)
-        _show(parsed, run, prepare(plugins, run, _quiet))
+        with plugins_heard(complain):
+            prepared = prepare(plugins, run, _quiet)
+        _show(parsed, run, prepared)
     return 0
 
 

@@ -26,7 +26,7 @@ NEEDED = ("image_processor", "tokenizer", "boi_token", "image_seq_length", "repl
 LOOKED_AT = 16
 """Rows whose grids are measured before all others, to say what they cost."""
 
-LOG = logging.getLogger("ftcore")
+LOG = logging.getLogger("ftcore.plugins.gemma_grid")
 
 
 def make_format(config: Options, run: Run, rows: Rows, processor: Any) -> Format:

@@ -249,5 +249,5 @@ def _parsed(text: Any) -> Any:
         return None
 
 
-def _weightless(messages: Sequence[Any]) -> Iterator[int]:
-    return (place for place, raw in enumerate(messages) if raw.get("weight") == 0)
+def _weightless(messages: Sequence[Any]) -> list[int]:
+    return [place for place, raw in enumerate(messages) if "weight" in raw and raw["weight"] == 0]
