@@ -1,0 +1,94 @@
+"""One run: its profile, what it made, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+
+import attrs
+
+from ftcore.tables import DataTable, HardwareTable, ModelTable, RunTable, TrainTable
+
+
+@attrs.frozen(kw_only=True)
+class Profile:
+    """The core tables of a profile, typed and checked."""
+
+    run: RunTable = attrs.field(factory=RunTable)
+    hardware: HardwareTable = attrs.field(factory=HardwareTable)
+    model: ModelTable = attrs.field(factory=ModelTable)
+    data: DataTable = attrs.field(factory=DataTable)
+    train: TrainTable = attrs.field(factory=TrainTable)
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """One run, as every hook sees it. `folder` does not exist yet while `check` is asked."""
+
+    name: str
+    folder: Path
+    profile: Profile
+    resumed: bool = False
+
+
+class Verdict(StrEnum):
+    """What a proof found."""
+
+    PROVED = "proved"
+    FAILED = "failed"
+    NOT_PROVED = "not proved"
+
+
+@attrs.frozen(kw_only=True)
+class Proof:
+    """An artifact was loaded in its own runtime and compared with the tuned model."""
+
+    verdict: Verdict
+    figures: Mapping[str, float] = attrs.field(factory=dict)
+    note: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Artifact:
+    """What an exporter wrote, and its proof. `kind` is the exporter's name for it."""
+
+    kind: str
+    path: Path
+    proof: Proof
+
+
+class RunState(StrEnum):
+    """How a run stands. `STOPPED` can be resumed; so can `FAILED`, once the cause is mended."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@attrs.frozen(kw_only=True)
+class Sample:
+    """One held-out row, answered before and after training."""
+
+    origin: str
+    prompt: str
+    expected: str
+    before: str
+    after: str
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """How a run ended. Losses are on held-out rows, in nats per trained token; None without such rows."""
+
+    state: RunState
+    folder: Path
+    step: int = 0
+    reason: str = ""
+    loss_before: float | None = None
+    loss_after: float | None = None
+    scores_before: Mapping[str, float] = attrs.field(factory=dict)
+    scores_after: Mapping[str, float] = attrs.field(factory=dict)
+    samples: tuple[Sample, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()

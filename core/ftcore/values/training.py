@@ -1,0 +1,109 @@
+"""A model, and what a trainer and the engine tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from ftcore.values.rows import Example
+
+
+@attrs.frozen(kw_only=True)
+class Quantization:
+    """How the loader reads the weights: keyword arguments for `from_pretrained`."""
+
+    name: str
+    options: Mapping[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class Loaded:
+    """A model with its tokenizer or processor.
+
+    `base` is what `from_pretrained` finds the untouched weights by: a folder or a hub id.
+    `adapter` names the kind of trainable adapter, and is empty when all weights are trained.
+    """
+
+    model: Any
+    processor: Any
+    base: str
+    revision: str = ""
+    adapter: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Step:
+    """One finished optimizer step, counted from 1, of `total`.
+
+    `metrics` holds `loss`, `learning_rate`, `grad_norm`, `tokens` (trained on in this step) and
+    `tokens_per_second`.
+    """
+
+    number: int
+    total: int
+    epoch: float
+    metrics: Mapping[str, float]
+
+
+@attrs.frozen(kw_only=True)
+class StopRequest:
+    """Asks for a clean stop after this step, with a checkpoint. The reason is told to the user."""
+
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Decision:
+    """What a trainer does after a step: evaluate, commit a checkpoint, stop, in this order."""
+
+    evaluate: bool = False
+    checkpoint: bool = False
+    stop: bool = False
+
+
+class Control(Protocol):
+    """What the engine gives to a trainer, so that every trainer logs, saves and stops the same way."""
+
+    def step_ended(self, step: Step) -> Decision:
+        """Report a finished step; the answer must be obeyed before the next one begins."""
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Report an evaluation on the held-out rows; the metrics are those of `Trainer.evaluate`."""
+
+    def checkpoint(self, step: int) -> AbstractContextManager[Path]:
+        """A staging folder that becomes the checkpoint of `step`, whole or not at all, on a clean exit."""
+
+
+class Trainer(Protocol):
+    """What `make_trainer` returns."""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps that the whole run takes."""
+
+    def train(self, control: Control, checkpoint: Path | None) -> int:
+        """Train from a checkpoint or from the start; return the number of the last step taken."""
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Metrics on the held-out rows: `eval_loss` in nats per trained token; empty without such rows.
+
+        Draws no random numbers.
+        """
+
+    def generate(self, examples: Sequence[Example], max_new_tokens: int) -> Sequence[str]:
+        """Greedy answers to the prompts of the examples, without the end-of-turn token."""
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter, or the whole model if there is none, with its tokenizer, as safetensors."""
+
+
+@attrs.frozen(kw_only=True)
+class Prediction:
+    """What the model answered to a held-out example."""
+
+    example: Example
+    answer: str
