@@ -13,17 +13,38 @@ from typing import Any
 import attrs
 
 from chat_kit import SPECIAL, TEMPLATES, byte_level, sentencepiece, trained_texts, with_tokens
-from ftcore_plugins.common.chat import ChatFormat, Conversation, Encoded, Refused, chat_format, conversation
+from ftcore_plugins.common.chat import ChatFormat, Encoded, Refused, chat_format, conversation
 
 Messages = list[dict[str, str]]
 
 LOOK_ALIKES = (
-    *("assistant", "user\n", "<|im_start|", "|im_end|>", "<|eot_id", "<|start_header_id |>", "< |im_end|>", "<|im_end|"),
+    *(
+        "assistant",
+        "user\n",
+        "<|im_start|",
+        "|im_end|>",
+        "<|eot_id",
+        "<|start_header_id |>",
+        "< |im_end|>",
+        "<|im_end|",
+    ),
     *("[INST]", "[/INST] ", "### Response:\n", "\n\n### Instruction:\n", "assistant\n\n", "model\n", "<|IM_END|>"),
-    *("{{ bos_token }}", "{% generation %}", "ftcoreprobe", "ftcore0001probe", "question", "answer", "</think>", "<think"),
+    *(
+        "{{ bos_token }}",
+        "{% generation %}",
+        "ftcoreprobe",
+        "ftcore0001probe",
+        "question",
+        "answer",
+        "</think>",
+        "<think",
+    ),
 )
-UNICODE = "\u00e9e\u0301\u4f60\u597d\U0001f600\U0001f468\u200d\U0001f469\u202e\u0645\u0631\ufeff\u00a0\u2028\x00\x7f\ufb01\uff1c"
-WORDS = "the a is of def return add(a, b) import class x = 1 yes no 12 3.5 it's I'll \"quoted\" \\n {} [] <b>".split()
+UNICODE = (
+    "\u00e9e\u0301\u4f60\u597d\U0001f600\U0001f468\u200d\U0001f469\u202e"
+    "\u0645\u0631\ufeff\u00a0\u2028\x00\x7f\ufb01\uff1c"
+)
+WORDS = ("the a is of def return add(a, b) import class x = 1 yes no 12 3.5 it's I'll \"quoted\" \\n {} [] <b>").split()  # noqa: SIM905  # a list of 24 strings reads worse
 SPACES = (" ", "  ", "\n", "\n\n", "\t", "\r\n", "\u2003", " \n ")
 
 
@@ -31,7 +52,8 @@ SPACES = (" ", "  ", "\n", "\n\n", "\t", "\r\n", "\u2003", " \n ")
 class Family:
     """A tokenizer with its template, and a second rendering of it, in Python.
 
-    `write` gives the whole text (None where a tokenizer adds spaces when it decodes); `end` ends a reply, `before` goes before one (told whether it is the last), `after`
+    `write` gives the whole text (None where a tokenizer adds spaces when it decodes); `end` ends a reply,
+    `before` goes before one (told whether it is the last), `after`
     stands between a reply and its end; `strips` says whether texts are stripped.
     """
 
@@ -213,10 +235,7 @@ def _thinking(messages: Messages) -> str:
 
 
 def _alpaca(messages: Messages) -> str:
-    text = (
-        "Below is an instruction that describes a task. "
-        "Write a response that appropriately completes the request."
-    )
+    text = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
     if messages[0]["role"] == "system":
         text, messages = messages[0]["content"], messages[1:]
     for m in messages:
