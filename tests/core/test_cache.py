@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from ftcore.cli import main
-from ftcore.data.cache import cache_folder, cached, clear, default_folder, entries
+from ftcore.data.cache import cache_folder, cached, clear, default_folder, entries, hold
 from ftcore.errors import RunError
 from ftcore.testing import make_run
 
@@ -49,6 +49,33 @@ def test_what_fails_leaves_nothing(run, tmp_path) -> None:
     with pytest.raises(ValueError, match="torn"):
         cached(run, "rows", "k", half)
     assert list((tmp_path / "cache/rows").iterdir()) == []
+
+
+def test_files_in_folders_of_an_entry_are_a_part_of_it(run) -> None:
+    def nested(folder):
+        (folder / "a").mkdir()
+        (folder / "a/file").write_text("x")
+
+    folder = cached(run, "rows", "k", nested)
+    assert entries(folder.parents[1])[0].bytes == 1
+    (folder / "a/file").unlink()
+    assert (cached(run, "rows", "k", write("again")) / "file").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(run, tmp_path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(RunError, match=r"prepared rows cannot be kept in .*cache: .*; set run.cache_dir"):
+        cached(run, "rows", "k", write("x"))
+
+
+def test_a_cache_that_is_only_read_is_read(run, monkeypatch) -> None:
+    folder = cached(run, "rows", "k", write("x"))
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert cached(run, "rows", "k", write("y")) == folder
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "no list", "bad list"])
@@ -98,21 +125,70 @@ def test_a_list_says_what_is_there_and_when_it_was_used(run, tmp_path) -> None:
     assert entries(root)[0].kind == "rows" or entries(root)[0].used - entries(root)[1].used < 1
 
 
-def test_clearing_takes_the_unused_and_what_the_dead_left(run, tmp_path) -> None:
+def test_clearing_takes_the_unused_and_the_damaged(run, tmp_path) -> None:
     root = tmp_path / "cache"
     old, new = (cached(run, "rows", key, write("x")) for key in ("old", "new"))
     os.utime(old / "entry.json", (1000, 1000))
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    torn = root / "rows" / f".new-k-{int(dead.stdout)}-abc"
-    busy = root / "rows" / f".new-k-{os.getpid()}-abc"
-    for folder in (torn, busy):
-        folder.mkdir()
     assert [entry.key for entry in clear(root, unused_since=2000)] == ["old"]
     assert not old.exists()
-    assert not torn.exists()
     assert new.is_dir()
-    assert busy.is_dir(), "a run is writing there"
+    (new / "file").unlink()
     assert [entry.key for entry in clear(root)] == ["new"]
+    assert not new.exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ftcore.data.cache import cached
+from ftcore.testing import make_run
+
+def build(folder):
+    (folder / "file").write_text("half")
+    print("building", flush=True)
+    sys.stdin.read()
+
+cached(make_run(Path(sys.argv[1]), run={"cache_dir": sys.argv[1] + "/cache"}), "rows", "k", build)
+"""
+
+
+@pytest.mark.parametrize("sweeper", ["clear", "the next run"])
+def test_what_a_killed_run_left_goes_and_what_a_live_one_writes_stays(run, tmp_path, sweeper) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    found = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        for number in range(2):
+            if sweeper == "clear":
+                clear(tmp_path / "cache")
+            else:
+                cached(run, "rows", f"{number}", write("x"))
+            found.append(len(list((tmp_path / "cache/rows").glob(".new-*"))))
+            process.kill()
+            process.wait()
+    assert found == [1, 0]
+
+
+def test_clearing_deletes_nothing_that_is_not_the_caches(tmp_path) -> None:
+    theirs = tmp_path / "home/.new-car", tmp_path / "home/notes"
+    for folder in theirs:
+        folder.mkdir(parents=True)
+        (folder / "photo.jpg").write_text("x")
+    listed = {"kind": "rows", "key": "k", "run": "r", "files": {"photo.jpg": 1}}
+    (theirs[1] / "entry.json").write_text(json.dumps(listed))
+    assert clear(tmp_path) == []
+    assert all((folder / "photo.jpg").exists() for folder in theirs)
+
+
+def test_what_a_run_reads_is_not_cleared_until_it_ends(run, tmp_path) -> None:
+    """A worker process of a data loader opens it by its name, again at each epoch."""
+    folder = cached(run, "formatted", "k", write("x"))
+    held = hold(folder)
+    assert held is not None
+    assert clear(tmp_path / "cache") == []
+    assert (folder / "file").exists()
+    held.close()
+    assert [entry.key for entry in clear(tmp_path / "cache")] == ["k"]
 
 
 def test_a_full_disk_is_a_sentence(run) -> None:

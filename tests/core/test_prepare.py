@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from importlib.metadata import EntryPoint, PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ftcore.data.encode import TOO_LONG
 from ftcore.data.prepare import BROKEN, LEFT_OUT, TWIN, prepare
 from ftcore.data.store import trained_bounds
+from ftcore.discovery import Source
 from ftcore.errors import PluginError, RowError, RunError
+from ftcore.plugins import Active
 from ftcore.testing import make_run
 from ftcore.values import MASKED, Drop, Example, Format, Ledger, Part, Row, Rows, RowSource
 
@@ -133,6 +140,14 @@ def test_what_comes_out_is_what_was_formatted(prepared) -> None:
     assert [attrs.asdict(each) for each in data.train] == [attrs.asdict(wanted[each.origin]) for each in data.train]
 
 
+def test_names_that_are_no_unicode_come_back(prepared, tmp_path) -> None:
+    folder = tmp_path / "\udcff"
+    rows = [attrs.evolve(row, origin=f"\udcff.jsonl:{n}", folder=folder) for n, row in enumerate(rows_of(20))]
+    first = prepared(Honest(lambda rows: [attrs.evolve(row, folder=folder) for row in rows]), rows=rows).data.train[0]
+    assert first.origin.startswith("\\udcff.jsonl:")
+    assert first.folder == folder
+
+
 def test_features_and_folder_come_back(prepared, tmp_path) -> None:
     def with_features(examples):
         return [attrs.evolve(each, features={"images": ["\ud800", 1.5, None]}, folder=tmp_path) for each in examples]
@@ -154,6 +169,63 @@ def test_a_dropped_row_is_accounted_for(prepared) -> None:
     ledger = prepared(Honest(drop_first)).data.ledger
     assert ledger.reasons == {"too silly": 1}
     assert adds_up(ledger)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ids, labels: [*labels[1:], MASKED],  # shifted by one
+        lambda ids, labels: labels[:-1],
+        lambda ids, labels: [-1 if label == MASKED else label for label in labels],
+    ],
+)
+def test_labels_that_are_not_the_tokens_of_their_places_are_not_mended(prepared, change) -> None:
+    def spoil(examples):
+        return [attrs.evolve(each, labels=change(each.input_ids, each.labels)) for each in examples]
+
+    with pytest.raises(PluginError, match=r"encode failed at .*rows.jsonl:1: a row needs a label for each token"):
+        prepared(Honest(spoil))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda each: None, "encode answered a NoneType for rows.jsonl:1, not an Example or a Drop"),
+        (lambda each: 1 / 0, "encode failed at rows.jsonl:1: ZeroDivisionError: division by zero"),
+        (lambda each: sys.exit(0), "encode failed at rows.jsonl:1 to rows.jsonl:20: SystemExit: 0"),
+        (lambda each: Path("/no/such").read_text(), "encode failed at rows.jsonl:1: FileNotFoundError"),
+    ],
+)
+def test_a_formatter_that_fails_is_named_with_the_row(prepared, change, said) -> None:
+    with pytest.raises(PluginError, match=f"format_dataset: {said}"):
+        prepared(Honest(lambda examples: [change(each) for each in examples]))
+
+
+def test_the_row_that_fails_among_many_is_named(prepared) -> None:
+    def fail(examples):
+        return [1 / 0 if "of 7?" in questions([each])[0] else each for each in examples]
+
+    with pytest.raises(PluginError, match=r"encode failed at rows.jsonl:8: ZeroDivisionError"):
+        prepared(Honest(fail))
+
+
+def test_a_failure_in_another_process_is_named_too(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).with_name("light")))
+    import light_plugins
+
+    rows = [Row(values={"prompt": f"{n}?", "reply": n if n == 6000 else "x"}, origin=f"r:{n}") for n in range(10_000)]
+    encode = functools.partial(light_plugins.encoded, train_prompt=False)
+    run = make_run(tmp_path, data={"workers": 2})
+    with pytest.raises(PluginError, match="encode failed at r:6000: TypeError"):
+        prepare(OneFormatter(rows, encode, light_plugins.collate), run, lambda title: None)
+
+
+def test_rows_that_teach_nothing_are_no_row_to_train(prepared) -> None:
+    def mask_all(examples):
+        return [attrs.evolve(each, labels=[MASKED] * len(each.labels), replies=()) for each in examples]
+
+    with pytest.raises(RunError, match="no token is trained, so the row teaches nothing; drop it"):
+        prepared(Honest(mask_all))
 
 
 def test_when_every_row_is_dropped_the_error_says_why(prepared) -> None:
@@ -267,6 +339,34 @@ def test_no_more_rows_are_read_than_asked_for(prepared) -> None:
     assert done.data.ledger.rows == 6
 
 
+def test_an_earlier_run_that_bore_more_changes_nothing(prepared) -> None:
+    plugins = OneFormatter(torn(20, 3), Honest(refuse_squares_of_seven), fingerprint="a")
+    assert prepared(plugins=plugins, max_bad_rows=2).data.ledger.reasons == {BROKEN: 2}
+    with pytest.raises(RunError, match=r"rows.jsonl:8: is about seven; this is broken row 2, over .* \(1\)"):
+        prepared(plugins=plugins, max_bad_rows=1)
+
+
+def test_broken_rows_after_the_last_one_asked_for_do_not_count(prepared) -> None:
+    held = Torn(attrs.evolve(row, origin=f"held.{row.origin}") for row in torn(8, 2))
+    held[3:] = [attrs.evolve(row, values={**row.values, "question": "what?"}) for row in [*held][3:]]
+    source = RowSource(parts=(Part(rows=torn(20, 5, 6)),), validation=held)
+    data = prepared(rows=source, max_rows=5, max_bad_rows=1).data
+    assert [each.origin for each in data.train] == [f"rows.jsonl:{n}" for n in range(1, 6)]
+    assert data.ledger.rows == 5 + 8
+    assert data.ledger.reasons == {BROKEN: 1, TWIN: 2}
+    assert adds_up(data.ledger)
+
+
+class Failing(list):
+    def __getitem__(self, place):
+        raise KeyError("a bug")
+
+
+def test_a_reader_that_fails_is_named(prepared) -> None:
+    with pytest.raises(PluginError, match="load_rows: row 0: KeyError: 'a bug'"):
+        prepared(rows=Failing(rows_of(3)))
+
+
 # Long rows
 
 
@@ -310,7 +410,93 @@ def test_a_row_with_an_image_is_never_cut(prepared) -> None:
     assert data.ledger.reasons == {TOO_LONG: 1}
 
 
+def test_a_row_with_a_feature_of_each_token_is_never_cut(prepared) -> None:
+    def with_types(examples):
+        return [attrs.evolve(e, features={"token_type_ids": [0] * len(e.input_ids)}) for e in long_last(examples)]
+
+    data = prepared(Honest(with_types), train={"max_length": 80}, long_rows="cut", validation=0).data
+    assert data.ledger.reasons == {TOO_LONG: 1}
+
+
 # Sides, groups, weights and columns
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(["", "torn", "refused", "dropped", "long", "twin"]), min_size=4, max_size=40),
+    weights=st.tuples(*[st.sampled_from([0.3, 1.0, 2.5])] * 2),
+    held=st.integers(0, 10),
+    max_rows=st.none() | st.integers(1, 30),
+    validation=st.sampled_from([0, 0.3]),
+    group=st.booleans(),
+)
+def test_every_row_is_counted_once_whatever_becomes_of_it(kinds, weights, held, max_rows, validation, group) -> None:
+    rows = Torn(
+        Row(
+            values={"question": f"{kind} {0 if kind == 'twin' else n}", "answer": "yes", "id": n, "module": n % 3}
+            | ({"torn": True} if kind == "torn" else {}),
+            origin=f"r:{n}",
+        )
+        for n, kind in enumerate(kinds)
+    )
+
+    def spoil(row):
+        kind = row.values["question"].split()[0]
+        if kind == "refused":
+            raise RowError("is refused", origin=row.origin)
+        if kind == "dropped":
+            return Drop(origin=row.origin, reason="too silly")
+        return (
+            example(attrs.evolve(row, values={**row.values, "question": "x" * 90})) if kind == "long" else example(row)
+        )
+
+    end = len(rows) - held if held < len(rows) - 1 else len(rows)
+    middle = end // 2
+    parts = tuple(
+        Part(rows=Torn([*rows][start:stop]), weight=weight)
+        for (start, stop), weight in zip(((0, middle), (middle, end)), weights, strict=True)
+    )
+    source = RowSource(parts=parts, validation=Torn([*rows][end:]))
+    data = {"validation": validation, "max_bad_rows": 50, "group": "module" if group else ""}
+    if max_rows:
+        data["max_rows"] = max_rows
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder), data=data, train={"max_length": 80})
+        plugins = OneFormatter(source, lambda rows: [spoil(row) for row in rows])
+        try:
+            done = prepare(plugins, run, lambda title: None).data
+        except RunError as error:
+            assert "nothing" in str(error)  # noqa: PT017
+            return
+        times = Counter(each.origin for each in done.train)
+        where = [*times, *(each.origin for each in done.validation), *(drop.origin for drop in done.ledger.dropped)]
+    assert len(where) == len(set(where)) == done.ledger.rows
+    assert set(where) >= {row.origin for row in [*rows][end:]}
+    assert max_rows is not None or len(where) == len(rows)
+    assert sum(times.values()) == done.ledger.trained + done.ledger.repeated
+    trained = {tuple(each.input_ids) for each in done.train}
+    assert not [each for each in done.validation if tuple(each.input_ids) in trained]
+
+
+def test_pictures_of_one_name_in_two_folders_are_no_twins(prepared, tmp_path) -> None:
+    def with_picture(folder):
+        ids = [IMAGE, *map(ord, "Q?\nyes"), END]
+        labels = [*[MASKED] * 4, *ids[4:]]
+        return lambda row: Example(
+            input_ids=ids,
+            labels=labels,
+            replies=("yes",),
+            origin=row.origin,
+            features={"image": "a.png"},
+            folder=row.folder,
+        )
+
+    rows = [Row(values={"n": n}, origin=f"r:{n}", folder=tmp_path / str(n)) for n in range(10)]
+    encode = with_picture(tmp_path)
+    data = prepared(lambda rows: [encode(row) for row in rows], rows=rows).data
+    assert (len(data.train), len(data.validation)) == (8, 2)
+    same = [attrs.evolve(row, folder=tmp_path) for row in rows]
+    assert prepared(lambda rows: [encode(row) for row in rows], rows=same).data.ledger.reasons == {TWIN: 2}
 
 
 def test_rows_of_a_group_are_held_out_together(prepared) -> None:
@@ -406,12 +592,97 @@ def test_what_was_formatted_once_is_not_formatted_again(prepared) -> None:
     assert seen == [20, 20, 40, 60, 81, 81]
 
 
+@attrs.frozen
+class Identified(OneFormatter):
+    """With the plugins that a run would have, as far as the cache asks for them."""
+
+    plugins: Any = ()
+
+    def active(self, hook: str) -> list[Any]:
+        return [plugin for plugin in self.plugins if plugin.cls is CLASSES[hook]]
+
+
+class Reads:
+    """A plugin."""
+
+
+class Formats:
+    """Another one."""
+
+
+CLASSES = {"load_rows": Reads, "format_dataset": Formats}
+
+
+@attrs.frozen
+class Options:
+    size: int = 1
+
+
+@pytest.mark.parametrize("changed", ["load_rows", "format_dataset"])
+def test_what_another_plugin_made_is_not_taken(prepared, changed, monkeypatch) -> None:
+    """Its name, its version, its options, the libraries it asks for: rows are read and formatted again."""
+    wanted = {"one": ["pyarrow>=1; extra == 'x'", "nobody_has_this"]}
+    monkeypatch.setattr("ftcore.data.keys.requires", lambda name: wanted[name])
+    versions = {"pyarrow": "1"}
+    monkeypatch.setattr("ftcore.data.keys.version", lambda name: versions[name] if name in versions else missing(name))
+    encode, source, done = Counting(), Listed(rows_of(20)), [0]
+
+    def go(version="1", options=None):
+        plugins = [plugin_of(CLASSES[hook], "1", Options()) for hook in CLASSES if hook != changed]
+        plugins.append(plugin_of(CLASSES[changed], version, options or Options()))
+        rows = RowSource(parts=(Part(rows=source),), fingerprint="f")
+        prepared(plugins=Identified(rows, encode, collate, "a", plugins))
+        done.append(source.read + encode.calls)
+        return done[-1] - done[-2]
+
+    fresh, kept, *others = go(), go(), go(version="2"), go(options=Options(2))
+    assert kept == 20, "only the proof reads rows"
+    versions["pyarrow"] = "2"
+    assert all(kept < work <= fresh for work in [*others, go()])
+
+
+def missing(name: str) -> str:
+    raise PackageNotFoundError(name)
+
+
+class Listed(list):
+    """Rows that count how often one is read."""
+
+    read = 0
+
+    def __getitem__(self, place):
+        self.read += 1
+        return super().__getitem__(place)
+
+
+def plugin_of(cls: type, version: str, options: Options) -> Active:
+    entry = EntryPoint(name=cls.__name__, value="x:y", group="g")
+    source = Source(name=cls.__name__, target="x:y", distribution="one", version=version, entry_point=entry)
+    return Active(source=source, cls=cls, config=options)
+
+
+def test_a_formatter_that_fails_is_named_as_a_plugin(prepared) -> None:
+    plugins = Identified(rows_of(3), lambda rows: 1 / 0, plugins=[plugin_of(Formats, "1.2", Options())])
+    with pytest.raises(PluginError, match=r"^plugin Formats \(one 1.2\): encode failed at rows.jsonl:1: ZeroDivision"):
+        prepared(plugins=plugins)
+
+
 def test_without_a_fingerprint_nothing_is_kept(prepared, tmp_path) -> None:
     encode = Counting()
     for _ in range(2):
         prepared(encode)
     assert encode.calls == 40
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("fingerprint", ["", "a"])
+def test_a_full_disk_is_a_sentence(prepared, monkeypatch, fingerprint) -> None:
+    def full(writer, examples):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ftcore.data.store.Writer.write", full)
+    with pytest.raises(RunError, match=r"no room for prepared rows in .*; .*set run\.(output|cache)_dir"):
+        prepared(plugins=OneFormatter(rows_of(3), Honest(), fingerprint=fingerprint))
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,27 @@
 
 An entry is written beside its place and renamed into it, so that two runs that make the same one at once do
 not disturb each other: the second one's is thrown away. A list of its files, written last, tells a whole entry
-from a torn one.
+from a torn one. Whoever writes or maps an entry holds a lock on that list, which the system frees when the
+process ends, however it ends: what nobody holds can be deleted.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TextIO
 
 import attrs
 
 from ftcore.errors import RunError
-from ftcore.files import disk_is_full
+from ftcore.files import disk_is_full, sync_tree
 from ftcore.values import Run
 
 ENTRY = "entry.json"
@@ -47,45 +52,64 @@ def default_folder() -> Path:
     return Path(home).expanduser() / "ftcore"
 
 
+def key_for(parts: Any) -> str:
+    """A SHA-256 over what JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
 def cached(run: Run, kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """The folder of the cache that `build` filled for this `key`, now or in an earlier run.
 
     `key` must say all that the content depends on (a SHA-256, say). `kind` is a word that a person knows the
-    content by. Raises `RunError` when there is no room, and what `build` raises.
+    content by. Raises `RunError` when there is no room or the cache cannot be written, and what `build` raises.
     """
-    folder = cache_folder(run) / kind / key
+    root = cache_folder(run)
+    folder = root / kind / key
     if _is_whole(folder):
-        os.utime(folder / ENTRY)
+        with suppress(OSError):  # a cache that is only read is as good
+            os.utime(folder / ENTRY)
         return folder
-    staging = folder.with_name(f"{STAGING}{key[:16]}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        staging.mkdir(parents=True)
-        build(staging)
-        _write_entry(staging, kind, key, run.name)
-        _move(staging, folder)
-    except OSError as error:
-        if disk_is_full(error):
-            raise RunError(f"no room for prepared rows in {cache_folder(run)}; set run.cache_dir") from error
-        raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with _staging(root, kind) as (staging, entry):
+        try:
+            build(staging)
+            _write_entry(entry, staging, kind=kind, key=key, run=run.name)
+        except OSError as error:
+            if disk_is_full(error):
+                raise RunError(f"no room for prepared rows in {root}; set run.cache_dir") from error
+            raise
+        with _alone(root):
+            _move(staging, folder)
     return folder
 
 
+def hold(folder: Path) -> TextIO | None:
+    """Keep an entry from being cleared until the file is closed, or the process ends. None for another folder."""
+    try:
+        file = (folder / ENTRY).open(encoding="utf-8")
+    except OSError:
+        return None
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
 def entries(root: Path) -> list[Entry]:
-    """Every whole entry below `root`, the one that was used last first."""
+    """Every entry below `root`, the one that was used last first."""
     found = [entry for folder in _folders(root) if (entry := _read_entry(folder))]
     return sorted(found, key=lambda entry: -entry.used)
 
 
 def clear(root: Path, *, unused_since: float = float("inf")) -> list[Entry]:
-    """Delete the entries that no run has asked for since then, and what killed runs left; return the former."""
-    removed = [entry for entry in entries(root) if entry.used < unused_since]
-    for entry in removed:
-        shutil.rmtree(entry.folder, ignore_errors=True)
-    for folder in _folders(root):
-        if folder.name.startswith(STAGING) and not _is_alive(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Delete the entries that no run has asked for since then, and what killed runs left; return the former.
+
+    An entry that a live run reads stays, and is not returned.
+    """
+    if not root.is_dir():
+        return []
+    with _alone(root):
+        old = [entry for entry in entries(root) if entry.used < unused_since]
+        removed = [entry for entry in old if _delete(entry.folder)]
+        _sweep(root)
     return removed
 
 
@@ -94,44 +118,95 @@ def _folders(root: Path) -> Iterator[Path]:
         yield from (path for path in sorted(kind.iterdir()) if path.is_dir()) if kind.is_dir() else ()
 
 
-def _write_entry(folder: Path, kind: str, key: str, run: str) -> None:
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    (folder / ENTRY).write_text(json.dumps({"kind": kind, "key": key, "run": run, "files": sizes}), encoding="utf-8")
+@contextmanager
+def _staging(root: Path, kind: str) -> Iterator[tuple[Path, TextIO]]:
+    """A new folder and its list of files, which is locked; what is left of it at the end is deleted."""
+    folder = root / kind / f"{STAGING}{uuid.uuid4().hex}"
+    try:
+        (root / kind).mkdir(parents=True, exist_ok=True)
+        with _alone(root):
+            _sweep(root)
+            folder.mkdir()
+            entry = (folder / ENTRY).open("x", encoding="utf-8")
+            fcntl.flock(entry, fcntl.LOCK_EX)
+    except OSError as error:
+        raise RunError(f"prepared rows cannot be kept in {root}: {error.strerror}; set run.cache_dir") from error
+    with entry:
+        try:
+            yield folder, entry
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """For the moments in which entries appear and go: no other process is in one of them."""
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network's file system may not lock folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(root: Path) -> None:
+    """Delete what killed runs left."""
+    for folder in _folders(root):
+        if folder.name.startswith(STAGING):
+            _delete(folder)
+
+
+def _delete(folder: Path) -> bool:
+    """Delete an entry, whole or not, unless a process holds it; anything else stays."""
+    try:
+        with (folder / ENTRY).open("r+", encoding="utf-8") as file:  # NFS wants to write what it locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Renamed first: no run may take a half of it for the whole.
+            aside = folder.rename(folder.with_name(f"{STAGING}{uuid.uuid4().hex}"))
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError:
+        return False
+    return True
+
+
+def _write_entry(entry: TextIO, folder: Path, **about: Any) -> None:
+    files = (path for path in folder.rglob("*") if path.is_file() and path != folder / ENTRY)
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    sync_tree(folder)  # a file that a power cut emptied has its size still
+    json.dump({**about, "files": sizes}, entry)
+    entry.flush()
+    os.fsync(entry.fileno())
 
 
 def _move(staging: Path, folder: Path) -> None:
-    if folder.is_dir() and not _is_whole(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-    try:
-        staging.rename(folder)
-    except OSError:
-        if not _is_whole(folder):  # another run was faster, and its entry is as good as ours
-            raise
+    if _is_whole(folder):  # another run was faster, and its entry is as good as ours
+        return
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    staging.rename(folder)
 
 
 def _is_whole(folder: Path) -> bool:
-    entry = _read_entry(folder)
-    return entry is not None
+    try:
+        return all((folder / name).stat().st_size == size for name, size in _read_list(folder)["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _read_list(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / ENTRY).read_text("utf-8"))
+    return values
 
 
 def _read_entry(folder: Path) -> Entry | None:
+    """What the list says, whole or not; None for a folder that is no entry."""
     try:
-        values = json.loads((folder / ENTRY).read_text("utf-8"))
-        sizes: dict[str, int] = values["files"]
-        if any((folder / name).stat().st_size != size for name, size in sizes.items()):
+        values = _read_list(folder)
+        if (values["kind"], values["key"]) != (folder.parent.name, folder.name):
             return None
         used = (folder / ENTRY).stat().st_mtime
-        total = sum(sizes.values())
+        total = sum(values["files"].values())
         return Entry(kind=values["kind"], key=values["key"], folder=folder, bytes=total, used=used, run=values["run"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _is_alive(staging: Path) -> bool:
-    try:
-        os.kill(int(staging.name.split("-")[-2]), 0)
-    except (ValueError, IndexError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True

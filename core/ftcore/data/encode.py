@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from ftcore.data.index import Broken, Index, too_many_broken
+from ftcore.data.index import SHOWN_RAW, Broken, Index, too_many_broken
 from ftcore.data.pool import in_order, processes
 from ftcore.data.store import SUFFIX, Stored, Writer, key_of
-from ftcore.errors import PluginError, RowError, RunError
-from ftcore.files import write_json
+from ftcore.errors import FtcoreError, Interrupted, PluginError, RowError, RunError
+from ftcore.files import disk_is_full, write_json
 from ftcore.values import MASKED, Drop, Example, Format, Row, Run
 
 BATCH = 512
@@ -24,6 +25,8 @@ ROWS_A_FILE, FILES = 4096, 128
 """Fewest rows of a file, and most files: each one that is mapped holds a descriptor."""
 
 TOO_LONG = "longer than train.max_length"
+
+_Answer = Example | Drop | RowError
 
 
 @attrs.frozen(kw_only=True)
@@ -38,8 +41,12 @@ class Encoded:
     broken: tuple[Broken, ...]
 
 
-def encode_rows(run: Run, index: Index, format_: Format, folder: Path) -> None:
-    """Write what `read_encoded` reads. Raises `RunError` for a row that the profile does not bear."""
+def encode_rows(run: Run, index: Index, format_: Format, folder: Path, maker: str = "format_dataset") -> None:
+    """Write what `read_encoded` reads.
+
+    Raises `RunError` for a row that the profile does not bear, and `PluginError` that names the `maker` of the
+    format and the row for what else `encode` raises, or answers.
+    """
     count, data = len(index.places), run.profile.data
     size = max(ROWS_A_FILE, -(-count // FILES))
     task = _Encoder(
@@ -50,16 +57,22 @@ def encode_rows(run: Run, index: Index, format_: Format, folder: Path) -> None:
         max_length=run.profile.train.max_length,
         long_rows=data.long_rows,
         folder=folder,
+        maker=maker,
     )
     ranges = [(start, min(start + size, count)) for start in range(0, count, size)]
-    workers = min(processes(data.workers, count), len(ranges)) if task.travels() else 1
     whole = _Shard()
-    for shard in in_order(task, ranges, workers):
+    for shard in in_order(task, ranges, processes(data.workers, count)):
         whole.extend(shard)
-        allowed = data.max_bad_rows - len(index.broken)
-        if len(whole.broken) > allowed:
-            raise too_many_broken(whole.broken[allowed], data.max_bad_rows + 1, data.max_bad_rows)
+        require_few_broken(run, index, whole.broken)
     _write(folder, whole)
+
+
+def require_few_broken(run: Run, index: Index, broken: Sequence[Broken]) -> None:
+    """Raise `RunError` when `broken` and those that could not be read are more than `data.max_bad_rows`."""
+    most = run.profile.data.max_bad_rows
+    allowed = most - len(index.broken)
+    if len(broken) > allowed:
+        raise too_many_broken(broken[allowed], most + 1, most)
 
 
 def read_encoded(folder: Path) -> Encoded:
@@ -107,48 +120,71 @@ class _Encoder:
     max_length: int
     long_rows: str
     folder: Path
-
-    def travels(self) -> bool:
-        """Whether other processes can be given the formatter."""
-        import pickle
-
-        try:
-            pickle.dumps(self.encode)
-        except Exception:  # whatever an object raises that does not pickle
-            return False
-        return True
+    maker: str
 
     def __call__(self, start: int, stop: int) -> _Shard:
         shard = _Shard()
         with Writer(self.folder / f"{start:012d}{SUFFIX}") as writer:
             for first in range(start, stop, BATCH):
                 numbers = range(first, min(first + BATCH, stop))
-                writer.write(list(self._kept(numbers, shard)))
+                rows = [self.rows[self.places[number]] for number in numbers]
+                with self._named(f"{rows[0].origin} to {rows[-1].origin}"):
+                    answers = self._answers(rows)
+                    writer.write(list(self._kept(numbers, rows, answers, shard)))
         return shard
 
-    def _kept(self, numbers: range, shard: _Shard) -> Iterator[Example]:
-        rows = [self.rows[self.places[number]] for number in numbers]
-        for number, row, answer in zip(numbers, rows, self._answers(rows), strict=True):
+    def _kept(
+        self, numbers: range, rows: Sequence[Row], answers: Sequence[_Answer], shard: _Shard
+    ) -> Iterator[Example]:
+        for number, row, answer in zip(numbers, rows, answers, strict=True):
             fitted = self._fitted(answer) if isinstance(answer, Example) else answer
             if isinstance(fitted, RowError):
                 place = self.places[number]
                 shard.broken.append(Broken(place=place, origin=row.origin, reason=fitted.reason, raw=_raw(row)))
             elif isinstance(fitted, Drop):
-                shard.dropped.append((number, row.origin, fitted.reason))
-            else:
+                shard.dropped.append((number, row.origin, str(fitted.reason)))
+            elif isinstance(fitted, Example):
                 shard.numbers.append(number)
                 shard.lengths.append(len(fitted.input_ids))
-                shard.keys.append(key_of(fitted))
+                shard.keys.append(key_of(fitted, has_files=self._has_images(fitted)))
                 yield attrs.evolve(fitted, origin=row.origin) if fitted.origin != row.origin else fitted
+            else:
+                raise self._wrong(f"answered a {type(fitted).__name__} for {row.origin}, not an Example or a Drop")
 
-    def _answers(self, rows: Sequence[Row]) -> list[Example | Drop | RowError]:
+    def _answers(self, rows: Sequence[Row]) -> list[_Answer]:
         try:
-            answers: list[Example | Drop | RowError] = list(self.encode(rows))
-        except RowError:  # one of them; asked again one by one
-            return [_alone(self.encode, row) for row in rows]
+            answers = list(self.encode(rows))
+        except Exception as error:
+            if isinstance(error, FtcoreError) and not isinstance(error, RowError):
+                raise
+            return [self._alone(row) for row in rows]  # which of them is it?
         if len(answers) != len(rows):
-            raise PluginError(f"format_dataset: encode was given {len(rows)} rows and answered {len(answers)}")
+            raise self._wrong(f"was given {len(rows)} rows and answered {len(answers)}")
         return answers
+
+    def _alone(self, row: Row) -> _Answer:
+        try:
+            with self._named(row.origin):
+                answer: _Answer
+                [answer] = self.encode([row])
+        except RowError as error:
+            return error
+        return answer
+
+    @contextmanager
+    def _named(self, where: str) -> Iterator[None]:
+        """Failures of the plugin name it, as in a hook: also `SystemExit`, which must not end a run as a success."""
+        try:
+            yield
+        except (FtcoreError, Interrupted):
+            raise
+        except BaseException as error:
+            if disk_is_full(error):
+                raise
+            raise self._wrong(f"failed at {where}: {type(error).__name__}: {error}") from error
+
+    def _wrong(self, what: str) -> PluginError:
+        return PluginError(f"{self.maker}: encode {what}")
 
     def _fitted(self, example: Example) -> Example | Drop:
         """The example, cut or refused as `data.long_rows` says if it is too long."""
@@ -160,12 +196,18 @@ class _Encoder:
                 f"{example.origin}: the row has {len(example.input_ids)} tokens, over train.max_length "
                 f'({self.max_length}); raise it, shorten the row or set data.long_rows = "drop"'
             )
-        cut = (
-            _cut(example, extra)
-            if self.long_rows == "cut" and self.never_trained.isdisjoint(example.input_ids)
-            else None
-        )
+        cut = _cut(example, extra) if self.long_rows == "cut" and self._may_be_cut(example) else None
         return cut or Drop(origin=example.origin, reason=TOO_LONG)
+
+    def _may_be_cut(self, example: Example) -> bool:
+        """Not a row with image tokens, nor one with a feature that has an item for each token."""
+        return not self._has_images(example) and not any(
+            isinstance(value, list | tuple) and len(value) == len(example.input_ids)
+            for value in example.features.values()
+        )
+
+    def _has_images(self, example: Example) -> bool:
+        return bool(self.never_trained) and not self.never_trained.isdisjoint(example.input_ids)
 
 
 def _cut(example: Example, extra: int) -> Example | None:
@@ -176,13 +218,5 @@ def _cut(example: Example, extra: int) -> Example | None:
     return attrs.evolve(example, input_ids=ids, labels=labels)
 
 
-def _alone(encode: Any, row: Row) -> Example | Drop | RowError:
-    try:
-        [answer] = encode([row])
-    except RowError as error:
-        return error
-    return answer  # type: ignore[no-any-return]
-
-
 def _raw(row: Row) -> str:
-    return json.dumps(row.values, ensure_ascii=False, default=repr)[:10_000]
+    return json.dumps(row.values, ensure_ascii=False, default=repr)[:SHOWN_RAW]

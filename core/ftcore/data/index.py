@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from ftcore.data.cache import cached
+from ftcore.data.cache import cached, key_for
 from ftcore.data.pool import in_order, processes
 from ftcore.data.sequences import Joined, Renamed
-from ftcore.errors import PluginError, RowError, RunError
+from ftcore.errors import FtcoreError, Interrupted, PluginError, RowError, RunError
 from ftcore.values import Part, Row, RowSource, Run
 
-VERSION = "1"
 ROWS_A_TASK = 4096
 SHOWN_RAW = 10_000
 """Characters of a broken row that are kept to be shown."""
@@ -51,6 +51,11 @@ class Index:
     fingerprint: str
     origins: str
 
+    @property
+    def ours(self) -> int:
+        """How many of the sound rows are of `parts`: the first ones. The source holds out the others."""
+        return bisect_left(self.places, sum(len(part.rows) for part in self.parts))
+
 
 def _no_numbers() -> array[int]:
     return array("Q")
@@ -67,10 +72,11 @@ class _Found:
     origins: bytes = b""
 
 
-def index_rows(run: Run, source: RowSource) -> Index:
+def index_rows(run: Run, source: RowSource, maker: str = "load_rows", code: str = "") -> Index:
     """Read all rows, or what is known of them from an earlier run.
 
-    Raises `RunError` when more than `data.max_bad_rows` are broken, or none is sound.
+    `maker` is who reads them, to be named in errors, and `code` a digest of the source code that does. Raises
+    `RunError` when more than `data.max_bad_rows` are broken, or none is sound.
     """
     data = run.profile.data
     parts = [attrs.evolve(part, rows=_renamed(part.rows, data.columns)) for part in source.parts]
@@ -79,11 +85,14 @@ def index_rows(run: Run, source: RowSource) -> Index:
     if not len(trained):
         raise RunError("nothing to train on: the data has no rows")
     if source.fingerprint:
-        key = _key(source.fingerprint, data.columns, data.group, str(data.max_rows), str(data.max_bad_rows))
-        folder = cached(run, "rows", key, lambda folder: _write(folder, _read(run, rows, len(trained))))
+        sizes = [len(trained), len(rows)]
+        about = [source.fingerprint, code, sizes, dict(data.columns), data.group, data.max_rows, data.max_bad_rows]
+        folder = cached(
+            run, "rows", key_for(about), lambda folder: _write(folder, _read(run, rows, len(trained), maker))
+        )
         found = _from_folder(folder)
     else:
-        found = _read(run, rows, len(trained))
+        found = _read(run, rows, len(trained), maker)
     _require_rows(found)
     return Index(
         rows=rows,
@@ -107,21 +116,18 @@ def _renamed(rows: Sequence[Row], columns: Mapping[str, str]) -> Sequence[Row]:
     return Renamed(rows, columns) if columns else rows
 
 
-def _key(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps([VERSION, *parts], sort_keys=True).encode()).hexdigest()
-
-
-def _read(run: Run, rows: Joined[Row], trained: int) -> _Found:
+def _read(run: Run, rows: Joined[Row], trained: int, maker: str) -> _Found:
     data = run.profile.data
     ranges = list(_ranges(len(rows), trained, data.max_rows, data.max_bad_rows))
     count = sum(stop - start for start, stop in ranges)
-    task = _Reader(rows=rows, group=data.group)
+    task = _Reader(rows=rows, group=data.group, maker=maker)
     whole = _Found()
     origins = hashlib.sha256()
-    for found in in_order(task, ranges, processes(data.workers, count)):
-        _add(whole, found, data.max_bad_rows)
+    for (start, _), found in zip(ranges, in_order(task, ranges, processes(data.workers, count)), strict=True):
+        wanted = _first(found, data.max_rows - len(whole.places)) if data.max_rows and start < trained else found
+        _add(whole, wanted, data.max_bad_rows)
         origins.update(found.origins)
-    return _capped(attrs.evolve(whole, origins=origins.digest()), trained, data.max_rows)
+    return attrs.evolve(whole, origins=origins.digest())
 
 
 def _ranges(rows: int, trained: int, max_rows: int | None, max_bad_rows: int) -> Iterator[tuple[int, int]]:
@@ -142,16 +148,13 @@ def _add(whole: _Found, found: _Found, allowed: int) -> None:
     whole.groups.extend(found.groups)
 
 
-def _capped(found: _Found, trained: int, max_rows: int | None) -> _Found:
-    """Without the training rows after the first `max_rows`."""
-    if max_rows is None:
+def _first(found: _Found, room: int) -> _Found:
+    """The first sound rows of a range, at most `room`, and the broken ones that are met before the last of them."""
+    if len(found.places) < room:
         return found
-    kept = [i for i, place in enumerate(found.places) if i < max_rows or place >= trained]
-    columns = {name: array("Q", (getattr(found, name)[i] for i in kept)) for name in _COLUMNS}
-    places = columns["places"]
-    last = places[max_rows - 1] if len(places) >= max_rows else trained
-    broken = [broken for broken in found.broken if broken.place < last or broken.place >= trained]
-    return _Found(**columns, broken=broken, origins=found.origins)
+    columns = {name: getattr(found, name)[:room] for name in _COLUMNS}
+    last = found.places[room - 1] if room else -1
+    return _Found(**columns, broken=[broken for broken in found.broken if broken.place < last])
 
 
 @attrs.frozen(kw_only=True)
@@ -160,6 +163,7 @@ class _Reader:
 
     rows: Joined[Row]
     group: str
+    maker: str
 
     def __call__(self, start: int, stop: int) -> _Found:
         found = _Found()
@@ -167,13 +171,17 @@ class _Reader:
         for place in range(start, stop):
             try:
                 row = self.rows[place]
+                content = number_of(row.values) if isinstance(row, Row) else 0
             except RowError as error:
                 raw = error.raw[:SHOWN_RAW]
                 found.broken.append(Broken(place=place, origin=error.origin, reason=error.reason, raw=raw))
                 continue
+            except (FtcoreError, Interrupted):
+                raise
+            except BaseException as error:  # of the plugin's own sequence
+                raise PluginError(f"{self.maker}: row {place}: {type(error).__name__}: {error}") from error
             if not isinstance(row, Row):
-                raise PluginError(f"load_rows: row {place} is a {type(row).__name__}; every row must be a Row")
-            content = number_of(row.values)
+                raise PluginError(f"{self.maker}: row {place} is a {type(row).__name__}; every row must be a Row")
             found.places.append(place)
             found.contents.append(content)
             found.groups.append(self._group(row) if self.group else content)
@@ -187,10 +195,12 @@ class _Reader:
         return number_of(row.values[self.group])
 
 
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, default=repr)  # made once: `dumps` makes one a call
+
+
 def number_of(value: Any) -> int:
     """64 bits of a SHA-256 over a value as JSON; equal values have equal numbers."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=repr)
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "little")
+    return int.from_bytes(hashlib.sha256(_JSON.encode(value).encode("utf-8", "surrogatepass")).digest()[:8], "little")
 
 
 def _require_rows(found: _Found) -> None:

@@ -6,16 +6,19 @@ again in each of them, or fork a process that has threads. They hold what the ta
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import pickle
 import queue
-import signal
 import subprocess
 import sys
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar, cast
 
 from ftcore.errors import RunError
@@ -26,7 +29,16 @@ Task = Callable[[int, int], T]
 MANY_ROWS = 20_000
 """Rows from which on other processes are worth their start, about a second."""
 
+ENDING_SECONDS = 5.0
+"""How long a process may take from its last word to its end, which has an exit code of its own."""
+
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+
+START = (
+    # Ctrl-C and an end of the whole group reach the children too: it is the parent that ends them.
+    "import json, signal, sys; [signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)]; "
+    "sys.path[:] = json.loads(sys.argv[1]); from ftcore.data.pool import main; main()"
+)
 
 
 def processes(wanted: int, rows: int) -> int:
@@ -35,23 +47,45 @@ def processes(wanted: int, rows: int) -> int:
     return wanted or (cores if rows >= MANY_ROWS else 1)
 
 
-def in_order(task: Task[T], ranges: Iterable[tuple[int, int]], workers: int) -> Iterator[T]:
+def in_order(task: Task[T], ranges: Sequence[tuple[int, int]], workers: int) -> Iterator[T]:
     """The task's answer for each range, in order. Raises what the task raises.
 
-    Raises `RunError` when a process dies, and `pickle.PicklingError` or its like for a task that cannot travel.
+    A task that other processes cannot be given (it does not pickle, or is of a notebook) is done in this one, with a
+    word in the log. Raises `RunError` when a process dies.
     """
-    if workers <= 1:
-        yield from (task(start, stop) for start, stop in ranges)
-        return
-    frozen = pickle.dumps(task)
+    workers = min(workers, len(ranges))
     with ExitStack() as stack:
-        children = [stack.enter_context(_Child[T](frozen)) for _ in range(workers)]
+        children = _started(task, workers, stack) if workers > 1 else []
+        if not children:
+            yield from (task(start, stop) for start, stop in ranges)
+            return
         idle: queue.Queue[_Child[T]] = queue.Queue()
         for child in children:
             idle.put(child)
-        threads = stack.enter_context(ThreadPoolExecutor(workers))
+        threads = stack.enter_context(ThreadPoolExecutor(len(children)))
         stack.callback(_end, children)  # before the threads are waited for, which read from them
-        yield from _windowed(threads, lambda part: _asked(idle, part), ranges, 2 * workers)
+        yield from _windowed(threads, lambda part: _asked(idle, part), ranges, 2 * len(children))
+
+
+def _started(task: Task[T], workers: int, stack: ExitStack) -> list[_Child[T]]:
+    """Processes that hold the task; none if it cannot be sent or cannot be loaded there."""
+    try:
+        frozen = pickle.dumps(task)
+    except Exception as error:  # whatever an object raises that does not pickle
+        return _stay(error)
+    children = [stack.enter_context(_Child[T]()) for _ in range(workers)]
+    for child in children:
+        child.send(frozen)
+    faults = [fault for child in children if (fault := child.answer()) is not None]
+    if faults:
+        _end(children)
+        return _stay(faults[0])
+    return children
+
+
+def _stay(fault: object) -> list[Any]:
+    logging.getLogger("ftcore").warning("rows are formatted in one process, since others cannot: %s", fault)
+    return []
 
 
 def _windowed(
@@ -80,43 +114,53 @@ def _asked(idle: queue.Queue[_Child[T]], part: tuple[int, int]) -> T:
 class _Child(Generic[T]):
     """A process that holds the task."""
 
-    def __init__(self, frozen: bytes) -> None:
-        command = [sys.executable, "-m", "ftcore.data.pool"]
-        environment = {**os.environ, **QUIET}
-        self._process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
-        self._send(sys.path)
-        self._send(frozen)
+    def __init__(self) -> None:
+        # -P: no module of the user's folder in the place of one of ours.
+        command = [sys.executable, "-P", "-c", START, json.dumps([str(Path(path).absolute()) for path in sys.path])]
+        pipe, environment = subprocess.PIPE, {**os.environ, **QUIET}
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)  # noqa: S603
 
     def __enter__(self) -> _Child[T]:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.end()
-        self._process.wait()
+        with suppress(OSError):  # what was not sent any more
+            self._process.__exit__(None, None, None)
 
     def ask(self, part: tuple[int, int]) -> T:
-        try:
-            self._send(part)
-            answer = pickle.load(cast("BinaryIO", self._process.stdout))  # noqa: S301  # from our own process
-        except (EOFError, OSError, ValueError) as error:
-            code = self._process.wait()
-            raise RunError(
-                f"a process that formats rows has died (exit code {code}); "
-                "if memory ran out, set data.workers to a smaller number"
-            ) from error
+        """The task's answer. Raises what the task raises, and `RunError` when the process dies."""
+        self.send(part)
+        answer = self.answer()
         if isinstance(answer, BaseException):
             raise answer
         return cast("T", answer)
 
+    def send(self, value: Any) -> None:
+        pipe = cast("BinaryIO", self._process.stdin)
+        try:
+            pickle.dump(value, pipe)
+            pipe.flush()
+        except (OSError, ValueError) as error:
+            raise self._died() from error
+
+    def answer(self) -> Any:
+        try:
+            return pickle.load(cast("BinaryIO", self._process.stdout))  # noqa: S301  # from our own process
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:  # it ends before, or in the middle
+            raise self._died() from error
+
     def end(self) -> None:
         self._process.kill()
 
-    def _send(self, value: Any) -> None:
-        pipe = cast("BinaryIO", self._process.stdin)
-        pickle.dump(value, pipe)
-        pipe.flush()
+    def _died(self) -> RunError:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(ENDING_SECONDS)
+        self.end()
+        return RunError(
+            f"a process that formats rows has died (exit code {self._process.wait()}); "
+            "if memory ran out, set data.workers to a smaller number"
+        )
 
 
 def _end(children: Iterable[_Child[Any]]) -> None:
@@ -125,35 +169,51 @@ def _end(children: Iterable[_Child[Any]]) -> None:
 
 
 def main() -> None:
-    """Answer ranges on standard input until it ends; whatever the task prints goes to standard error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
-    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    sys.path[:] = pickle.load(questions)  # noqa: S301  # from our own parent
-    task: Task[Any] = pickle.loads(pickle.load(questions))  # noqa: S301
-    while True:
-        try:
+    """Take a task, then answer ranges, until there are no more questions or nobody listens."""
+    questions, answers = _channels()
+    with suppress(EOFError, BrokenPipeError, pickle.UnpicklingError):  # the parent has ended
+        frozen = pickle.load(questions)  # noqa: S301  # from our own parent
+        task, fault = _loaded(frozen)
+        _say(answers, fault)
+        while task is not None:
             start, stop = pickle.load(questions)  # noqa: S301
-        except EOFError:
-            return
-        try:
-            answer = pickle.dumps(_answered(task, start, stop))
-            answers.write(answer)
-            answers.flush()
-        except BrokenPipeError:
-            return
+            _say(answers, _answered(task, start, stop))
+
+
+def _channels() -> tuple[BinaryIO, BinaryIO]:
+    """Standard input and output, for us alone: a task reads nothing there, and what it prints is an error's."""
+    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    return questions, cast("BinaryIO", answers)
+
+
+def _loaded(frozen: bytes) -> tuple[Task[Any] | None, str | None]:
+    try:
+        return pickle.loads(frozen), None  # noqa: S301
+    except Exception as error:  # its module is not found here, say
+        return None, f"{type(error).__name__}: {error}"
+
+
+def _say(answers: BinaryIO, value: Any) -> None:
+    rest = memoryview(pickle.dumps(value))
+    while rest:
+        rest = rest[answers.write(rest) :]
 
 
 def _answered(task: Task[Any], start: int, stop: int) -> Any:
     try:
         return task(start, stop)
-    except Exception as error:
-        try:
-            pickle.loads(pickle.dumps(error))  # noqa: S301  # an exception may pickle and not come back
-        except Exception:
-            return RunError(f"{type(error).__name__}: {error}")
-        return error
+    except BaseException as error:  # a task may call sys.exit()
+        error.add_note(f"in a process that formats rows:\n{traceback.format_exc()}")
+        return error if _travels(error) else RunError(f"{type(error).__name__}: {error}")
 
 
-if __name__ == "__main__":
-    main()
+def _travels(error: BaseException) -> bool:
+    """An exception may pickle and not come back."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301
+    except Exception:
+        return False
+    return isinstance(error, Exception)

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import sys
 from array import array
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from ftcore import __version__
-from ftcore.data.cache import cached
-from ftcore.data.encode import Encoded, encode_rows, read_encoded
-from ftcore.data.index import Broken, Index, index_rows, too_many_broken
+from ftcore.data.cache import cached, key_for
+from ftcore.data.encode import Encoded, encode_rows, read_encoded, require_few_broken
+from ftcore.data.index import Broken, Index, index_rows
+from ftcore.data.keys import made_by
 from ftcore.data.proof import prove_labels
 from ftcore.data.rows import Split, rows_of, split_rows
 from ftcore.data.sequences import Chosen
 from ftcore.errors import RunError
-from ftcore.files import replace_text
-from ftcore.plugins import Active, Plugins
-from ftcore.preflight import as_table
-from ftcore.values import Drop, Example, Format, Ledger, PreparedData, Row, Rows, Run
+from ftcore.files import disk_is_full, replace_text
+from ftcore.plugins import Plugins
+from ftcore.values import Drop, Format, Ledger, PreparedData, Row, Rows, Run
 
 TWIN = "twin of a training row"
 LEFT_OUT = "left out by data.weights"
@@ -46,7 +44,7 @@ class Prepared:
 def prepare(plugins: Plugins, run: Run, stage: Callable[[str], None]) -> Prepared:
     """Read, format and prove the rows. Raises `RunError` for wrong labels, or too many broken rows."""
     stage("reading rows")
-    index = index_rows(run, plugins.load_rows(run))
+    index = index_rows(run, plugins.load_rows(run), *made_by(plugins, "load_rows"))
     split = split_rows(run, index)
     rows = rows_of(index, split)
     processor = plugins.load_processor(run, rows)
@@ -65,25 +63,27 @@ def assemble(
 ) -> tuple[PreparedData, Rows]:
     """The formatted rows of each side, and the raw rows that they are made from, in the same order."""
     place_of = _places(encoded, len(index.places))
-    train = _kept(split.train, place_of)
-    trained = {encoded.keys[place_of[row]] for row in train}
-    held = _kept(split.validation, place_of)
-    validation = array("Q", (row for row in held if encoded.keys[place_of[row]] not in trained))
-    repeated = _kept(split.again, place_of)
-    order = train + repeated
+    train, again, held = (_formatted(rows, place_of) for rows in (split.train, split.again, split.validation))
+    twins = _twins(encoded, train, held)
+    validation = array("Q", (place for place in held if encoded.keys[place] not in twins))
+    twin_rows = (encoded.examples.origin(place) for place in held if encoded.keys[place] in twins)
+    order = train + again
     ledger = Ledger(
         rows=len(index.places) + len(index.broken),
         trained=len(train),
         held_out=len(validation),
-        dropped=(*_dropped(index, split, encoded, broken), *_twins(encoded, place_of, held, trained)),
-        repeated=len(repeated),
+        dropped=(
+            *_dropped(index, split, encoded, place_of, broken),
+            *(Drop(origin=origin, reason=TWIN) for origin in twin_rows),
+        ),
+        repeated=len(again),
     )
     if not train:
         raise RunError(_nothing_left(ledger))
     data = PreparedData(
-        train=_view(encoded, place_of, order),
-        validation=_view(encoded, place_of, validation),
-        lengths=array("I", (encoded.lengths[place_of[row]] for row in order)),
+        train=Chosen(encoded.examples, order),
+        validation=Chosen(encoded.examples, validation),
+        lengths=array("I", (encoded.lengths[place] for place in order)),
         collate=format_.collate,
         ledger=ledger,
         end_of_turn=format_.end_of_turn,
@@ -91,7 +91,8 @@ def assemble(
         trains=format_.trains,
         packable=format_.packable,
     )
-    return data, Rows(train=_raw(index, order), validation=_raw(index, validation), fingerprint=index.fingerprint)
+    raw, raw_validation = (_raw(index, encoded, places) for places in (order, validation))
+    return data, Rows(train=raw, validation=raw_validation, fingerprint=index.fingerprint)
 
 
 def clean(run: Run) -> None:
@@ -100,49 +101,46 @@ def clean(run: Run) -> None:
 
 
 def _encoded(plugins: Plugins, run: Run, index: Index, format_: Format) -> Encoded:
+    maker, code = made_by(plugins, "format_dataset")
+
+    def build(folder: Path) -> None:
+        encode_rows(run, index, format_, folder, maker)
+
     if format_.fingerprint:
-        key = _key(plugins, run, index, format_)
-        folder = cached(run, "formatted", key, lambda folder: encode_rows(run, index, format_, folder))
+        folder = cached(run, "formatted", _key(run, index, format_, code), build)
     else:
-        clean(run)
-        folder = run.folder / SCRATCH
-        folder.mkdir(parents=True)
-        encode_rows(run, index, format_, folder)
+        folder = _scratch(run, build)
     encoded = read_encoded(folder)
-    allowed = run.profile.data.max_bad_rows - len(index.broken)
-    if len(encoded.broken) > allowed:  # an earlier run bore more
-        raise too_many_broken(encoded.broken[allowed], run.profile.data.max_bad_rows + 1, allowed)
+    require_few_broken(run, index, encoded.broken)  # an earlier run may have borne more
     return encoded
 
 
-def _key(plugins: Plugins, run: Run, index: Index, format_: Format) -> str:
-    """All that the formatted rows depend on."""
+def _scratch(run: Run, build: Callable[[Path], None]) -> Path:
+    """A folder of this run only, for rows that cannot be kept."""
+    clean(run)
+    folder = run.folder / SCRATCH
+    try:
+        folder.mkdir(parents=True)
+        build(folder)
+    except OSError as error:
+        if disk_is_full(error):
+            raise RunError(f"no room for prepared rows in {folder}; free some, or set run.output_dir") from error
+        raise
+    return folder
+
+
+def _key(run: Run, index: Index, format_: Format, code: str) -> str:
+    """Of all that the formatted rows depend on."""
     profile = run.profile
     parts = [
-        __version__,
-        _code_digest("ftcore"),
-        [_identity(plugin) for plugin in plugins.active("format_dataset")],
+        code,
         format_.fingerprint,
         sorted(format_.never_trained),
         [index.fingerprint, index.origins],
         dict(profile.data.columns),
         [profile.train.max_length, profile.data.long_rows],
     ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _identity(plugin: Active) -> list[Any]:
-    source = plugin.source
-    code = _code_digest(plugin.cls.__module__.partition(".")[0])
-    return [source.name, source.distribution, source.version, as_table(plugin.config), code]
-
-
-def _code_digest(package: str) -> str:
-    """A SHA-256 over a package's source: its author must not train rows that yesterday's code made."""
-    module = sys.modules[package]
-    roots = [Path(root) for root in getattr(module, "__path__", [])] or [Path(module.__file__ or "")]
-    files = [file for root in roots for file in (sorted(root.rglob("*.py")) if root.is_dir() else [root])]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
+    return key_for(parts)
 
 
 def _set_aside(broken: Sequence[Broken], run: Run) -> None:
@@ -164,30 +162,37 @@ def _places(encoded: Encoded, count: int) -> array[int]:
     return places
 
 
-def _kept(rows: array[int], place_of: array[int]) -> array[int]:
-    return array("Q", (row for row in rows if place_of[row] != NOWHERE))
+def _formatted(rows: array[int], place_of: array[int]) -> array[int]:
+    """Where they lie among the formatted ones, those that are there."""
+    return array("Q", (place for row in rows if (place := place_of[row]) != NOWHERE))
 
 
-def _view(encoded: Encoded, place_of: array[int], rows: array[int]) -> Chosen[Example]:
-    return Chosen(encoded.examples, array("Q", (place_of[row] for row in rows)))
+def _raw(index: Index, encoded: Encoded, places: array[int]) -> Chosen[Row]:
+    return Chosen(index.rows, array("Q", (index.places[encoded.numbers[place]] for place in places)))
 
 
-def _raw(index: Index, rows: array[int]) -> Chosen[Row]:
-    return Chosen(index.rows, array("Q", (index.places[row] for row in rows)))
+def _dropped(
+    index: Index, split: Split, encoded: Encoded, place_of: array[int], broken: Sequence[Broken]
+) -> Iterator[Drop]:
+    """Every row that was set aside on the way, once: one that a weight leaves out may be broken or dropped as well."""
+    left_out = bytearray(len(index.places))  # a byte a row, where a set takes a hundred
+    for number in split.left_out:
+        left_out[number] = True
+        place = place_of[number]
+        origin = encoded.examples.origin(place) if place != NOWHERE else index.rows[index.places[number]].origin
+        yield Drop(origin=origin, reason=LEFT_OUT)
+    yield from (drop for number, drop in encoded.dropped if not left_out[number])
+    for row in broken:
+        number = bisect_left(index.places, row.place)
+        read = number < len(index.places) and index.places[number] == row.place
+        if not (read and left_out[number]):
+            yield Drop(origin=row.origin, reason=BROKEN)
 
 
-def _dropped(index: Index, split: Split, encoded: Encoded, broken: Sequence[Broken]) -> list[Drop]:
-    left_out = set(split.left_out)
-    drops = [drop for number, drop in encoded.dropped if number not in left_out]
-    drops += [Drop(origin=index.rows[index.places[row]].origin, reason=LEFT_OUT) for row in split.left_out]
-    places = {index.places[row] for row in left_out}
-    return drops + [Drop(origin=row.origin, reason=BROKEN) for row in broken if row.place not in places]
-
-
-def _twins(encoded: Encoded, place_of: array[int], held: array[int], trained: set[int]) -> list[Drop]:
-    """Rows that differ in a column that is not rendered are the same to the model: such held-out rows are dropped."""
-    twins = [place_of[row] for row in held if encoded.keys[place_of[row]] in trained]
-    return [Drop(origin=encoded.examples[place].origin, reason=TWIN) for place in twins]
+def _twins(encoded: Encoded, train: array[int], held: array[int]) -> set[int]:
+    """Keys of held-out rows that are trained as well: they differ in a column that is not rendered, say."""
+    keys = {encoded.keys[place] for place in held}
+    return keys.intersection(encoded.keys[place] for place in train)
 
 
 def _nothing_left(ledger: Ledger) -> str:

@@ -126,6 +126,8 @@ def _token_fault(data: PreparedData, seen: _Seen) -> str:
 def _whole_fault(data: PreparedData, processor: Any, seen: _Seen) -> str:
     """Every token but the first is trained, image tokens and their like aside."""
     real = [position for position, attended in enumerate(seen.attention) if attended]
+    if len(real) < 2:  # noqa: PLR2004  # the first one is what the second is predicted from
+        return "no token is trained, so the row teaches nothing; drop it"
     left_out = [p for p in real[1:] if seen.labels[p] == MASKED and seen.ids[p] not in data.never_trained]
     if left_out:
         return f"token {left_out[0]} is not trained, but every token is to be"
@@ -149,6 +151,8 @@ def _span_fault(data: PreparedData, processor: Any, example: Example, seen: _See
         fault = _reply_fault(data, processor, [seen.ids[position] for position in span], reply)
         if fault:
             return fault
+    if not spans:
+        return "no token is trained, so the row teaches nothing; drop it"
     if not any(seen.attention[: spans[0][0]]):
         return "the first token is trained, so no prompt is masked; mask it"
     return ""

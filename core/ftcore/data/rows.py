@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 from array import array
 
 import attrs
@@ -35,23 +34,20 @@ def split_rows(run: Run, index: Index) -> Split:
     Rows of equal content, or of equal `data.group`, go to the same side. The choice depends on the content and
     the seed, not on the order of the rows. Raises `RunError` when none is left to train on.
     """
-    given = len(index.parts)
-    owners = [index.rows.part_of(place) for place in index.places]
-    brought = array("Q", (row for row, owner in enumerate(owners) if owner == given))
-    ours = [row for row, owner in enumerate(owners) if owner < given]
-    share = 0.0 if brought else run.profile.data.validation
-    cutoff, ranks = _cutoff(index.groups, ours, share, run.profile.run.seed)
+    profile, ours = run.profile, index.ours
+    share = 0.0 if ours < len(index.places) else profile.data.validation
+    held = _held_out(index.groups[:ours], share, profile.run.seed)
     train, left_out, again = array("Q"), array("Q"), array("Q")
-    for row, rank in zip(ours, ranks, strict=True):
-        if rank <= cutoff:
-            brought.append(row)
-            continue
-        times = _times(index.parts[owners[row]].weight, index.contents[row], run.profile.run.seed)
-        (train if times else left_out).append(row)
-        again.extend([row] * (times - 1))
+    for row in range(ours):
+        if not held[row]:
+            part = index.parts[index.rows.part_of(index.places[row])]
+            times = _times(part.weight, index.contents[row], profile.run.seed)
+            (train if times else left_out).append(row)
+            again.extend([row] * (times - 1))
     if not train:
-        raise RunError(f"nothing to train on: all {len(index.places)} rows are held out; set data.validation to 0")
-    return Split(train=train, validation=brought, left_out=left_out, again=again)
+        raise RunError(_none_to_train_on(index, left_out))
+    validation = array("Q", (row for row in range(len(index.places)) if row >= ours or held[row]))
+    return Split(train=train, validation=validation, left_out=left_out, again=again)
 
 
 def rows_of(index: Index, split: Split) -> Rows:
@@ -63,13 +59,20 @@ def rows_of(index: Index, split: Split) -> Rows:
     return Rows(train=train, validation=validation, fingerprint=index.fingerprint)
 
 
-def _cutoff(groups: array[int], rows: list[int], share: float, seed: int) -> tuple[int, list[int]]:
-    """Each row's rank, and the rank up to which rows are held out: -1 for none."""
-    if not share or not rows:
-        return -1, [0] * len(rows)
-    ranks = [rank(groups[row], f"validation {seed}") for row in rows]
-    wanted = max(1, round(len(rows) * share))
-    return heapq.nsmallest(wanted, ranks)[-1], ranks
+def _none_to_train_on(index: Index, left_out: array[int]) -> str:
+    if left_out:
+        return "nothing to train on: data.weights leaves out every row that is not held out; raise them"
+    return f"nothing to train on: all {len(index.places)} rows are held out; set data.validation to 0"
+
+
+def _held_out(groups: array[int], share: float, seed: int) -> bytearray:
+    """Whether each row is held out: those of the lowest ranks are, and with each all of its group."""
+    if not share or not groups:
+        return bytearray(len(groups))
+    salt = f"validation {seed}"
+    ranks = array("Q", (rank(group, salt) for group in groups))
+    cutoff = sorted(ranks)[max(1, round(len(groups) * share)) - 1]
+    return bytearray(each <= cutoff for each in ranks)
 
 
 def rank(number: int, salt: str) -> int:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from ftcore.data.cache import hold
 from ftcore.data.sequences import View
 from ftcore.values import MASKED, Example
 
@@ -44,7 +48,7 @@ class Writer:
         self._writer.close()
 
     def write(self, examples: Sequence[Example]) -> None:
-        """Append them."""
+        """Append them. Raises `ValueError` for labels that are not the tokens of their places."""
         import pyarrow as pa
 
         if examples:
@@ -54,18 +58,22 @@ class Writer:
 
 
 class Stored(View[Example]):
-    """The examples in a folder's files, read when they are asked for. Pickles as the folder's name."""
+    """The examples in a folder's files, read when they are asked for. Pickles as the folder's name.
+
+    As long as it lives, the folder is not cleared from the cache: a worker process opens it again.
+    """
 
     def __init__(self, folder: Path) -> None:
         import pyarrow as pa
 
-        files = sorted(folder.glob(f"*{SUFFIX}"))
-        tables = [pa.ipc.open_file(pa.memory_map(str(file))).read_all() for file in files]
         self._folder = folder
-        self._columns = pa.concat_tables(tables).columns if tables else []
+        self._held = hold(folder)
+        readers = [pa.ipc.open_file(pa.memory_map(str(file))) for file in sorted(folder.glob(f"*{SUFFIX}"))]
+        self._blocks = [_Block(reader.get_batch(n)) for reader in readers for n in range(reader.num_record_batches)]
+        self._ends = list(accumulate(map(len, self._blocks)))
 
     def __len__(self) -> int:
-        return len(self._columns[0]) if self._columns else 0
+        return self._ends[-1] if self._ends else 0
 
     def __reduce__(self) -> Any:
         """Another process maps the same files."""
@@ -73,30 +81,76 @@ class Stored(View[Example]):
 
     def at(self, place: int) -> Example:
         """See `View`."""
-        ids, spans, replies, origin, features, folder = (column[place] for column in self._columns)
-        tokens, bounds = _numbers(ids), _numbers(spans)
-        folder = folder.as_py()
+        block, row = self._found(place)
+        return block.example(row)
+
+    def origin(self, place: int) -> str:
+        """Where the row at `place` is from; its tokens are not read."""
+        block, row = self._found(place)
+        return block.origin(row)
+
+    def _found(self, place: int) -> tuple[_Block, int]:
+        number = bisect_right(self._ends, place)
+        return self._blocks[number], place - (self._ends[number - 1] if number else 0)
+
+
+class _Block:
+    """One batch of a file. Its numbers are read from the mapped bytes: Arrow would make an object of each first."""
+
+    def __init__(self, batch: Any) -> None:
+        ids, spans, *self._texts = batch.columns
+        self._ids, self._spans = _Lists(ids), _Lists(spans)
+
+    def __len__(self) -> int:
+        return len(self._texts[0])
+
+    def example(self, row: int) -> Example:
+        replies, origin, features, folder = (column[row].as_py() for column in self._texts)
+        tokens = self._ids[row]
         return Example(
             input_ids=tokens,
-            labels=_labels(tokens, bounds),
-            replies=tuple(replies.as_py()),
-            origin=origin.as_py(),
-            features=json.loads(text) if (text := features.as_py()) else {},
-            folder=Path(folder) if folder else None,
+            labels=_labels(tokens, self._spans[row]),
+            replies=tuple(replies),
+            origin=origin,
+            features=json.loads(features) if features else {},
+            folder=Path(json.loads(folder)) if folder else None,
         )
 
+    def origin(self, row: int) -> str:
+        return str(self._texts[1][row].as_py())
 
-def key_of(example: Example) -> int:
-    """64 bits of a hash over what the model sees of a row: twins have the same."""
+
+class _Lists:
+    """A column whose items are lists of 32-bit numbers."""
+
+    def __init__(self, column: Any) -> None:
+        _, ends, _, values = column.buffers()
+        self._ends, self._values = (memoryview(buffer or b"").cast("i") for buffer in (ends, values))
+
+    def __getitem__(self, row: int) -> list[int]:
+        return self._values[self._ends[row] : self._ends[row + 1]].tolist()
+
+
+def key_of(example: Example, *, has_files: bool = False) -> int:
+    """64 bits of a hash over what the model sees of a row: twins have the same. Its features may name files."""
     digest = hashlib.blake2b(array("i", example.input_ids).tobytes(), digest_size=8)
     if example.features:
-        digest.update(_as_json(example).encode())
+        folder = example.folder if has_files else None
+        digest.update(f"{folder}\n{json.dumps(example.features)}".encode("utf-8", "surrogatepass"))
     return int.from_bytes(digest.digest(), "little")
 
 
+_HIGH_BYTE = 3 if sys.byteorder == "little" else 0
+_IS_TOKEN = bytes(byte < 0x80 for byte in range(256))  # noqa: PLR2004  # the sign bit of a number
+
+
 def trained_bounds(labels: Sequence[int]) -> list[int]:
-    """First and last-plus-one position of each trained span, one after the other."""
-    trained = bytes(map(MASKED.__ne__, labels))  # searched by the interpreter, not in a loop of ours
+    """First and last-plus-one position of each trained span, one after the other.
+
+    Tokens are numbers from 0 on and `MASKED` is none, so the sign tells; it is searched by the interpreter, not in
+    a loop of ours.
+    """
+    trained = array("i", labels).tobytes()[_HIGH_BYTE::4].translate(_IS_TOKEN)
     bounds: list[int] = []
     start = trained.find(1)
     while start >= 0:
@@ -110,16 +164,21 @@ def trained_bounds(labels: Sequence[int]) -> list[int]:
 def _as_record(example: Example) -> tuple[Any, ...]:
     return (
         example.input_ids,
-        trained_bounds(example.labels),
+        _bounds(example),
         example.replies,
-        example.origin,
-        _as_json(example) if example.features else None,
-        str(example.folder) if example.folder else None,
+        # A file's name may hold bytes that are no UTF-8, and which Python keeps as unpaired surrogates.
+        example.origin.encode("utf-8", "backslashreplace").decode(),
+        json.dumps(example.features) if example.features else None,
+        json.dumps(str(example.folder)) if example.folder else None,
     )
 
 
-def _as_json(example: Example) -> str:
-    return json.dumps(example.features)
+def _bounds(example: Example) -> list[int]:
+    """The trained spans. The labels are made of them again when the row is read, and must come out the same."""
+    bounds = trained_bounds(example.labels)
+    if _labels(example.input_ids, bounds) != list(example.labels):
+        raise ValueError(f"{example.origin}: a row needs a label for each token, which is the token itself or {MASKED}")
+    return bounds
 
 
 def _labels(tokens: Sequence[int], bounds: Sequence[int]) -> list[int]:
@@ -131,12 +190,3 @@ def _labels(tokens: Sequence[int], bounds: Sequence[int]) -> list[int]:
 
 def _pairs(bounds: Sequence[int]) -> Iterator[tuple[int, int]]:
     return zip(bounds[::2], bounds[1::2], strict=True)
-
-
-def _numbers(scalar: Any) -> list[int]:
-    """The numbers of a list in a column. Arrow would make an object of each of them first."""
-    values = scalar.values
-    buffer = values.buffers()[1]
-    if not len(values) or buffer is None:
-        return []
-    return memoryview(buffer).cast("i")[values.offset : values.offset + len(values)].tolist()
