@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ftcore.data.cache import cached
+from ftcore.data.cache import cached, hold
 from ftcore.errors import FtcoreError, PluginError, Problem, ProfileError, RowError, RunError
 from ftcore.hookspecs import hookimpl
 from ftcore.tables import DataTable, HardwareTable, ModelTable, RunTable, TrainTable, option
@@ -76,6 +76,7 @@ __all__ = [
     "Trainer",
     "Verdict",
     "cached",
+    "hold",
     "hookimpl",
     "option",
 ]

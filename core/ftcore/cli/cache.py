@@ -48,11 +48,14 @@ def main(parsed: argparse.Namespace) -> int:
 def _clear(folder: Path, unused_days: float | None, *, as_json: bool) -> int:
     if unused_days is not None and not unused_days >= 0:
         raise ProfileError(f"--unused-days {unused_days}: write a number of days, 0 or more")
-    removed = clear(folder) if unused_days is None else clear(folder, unused_since=time.time() - unused_days * DAY)
+    before = float("inf") if unused_days is None else time.time() - unused_days * DAY
+    removed = clear(folder, unused_since=before)
+    busy = sum(entry.used < before for entry in entries(folder))
     if as_json:
         print_json({"folder": str(folder), "bytes": _total(removed), "cleared": [_as_json(entry) for entry in removed]})
     else:
-        print(f"cleared {len(removed)} entries, {shown_size(_total(removed))}, in {folder}")
+        stay = f"; {busy} that a run is reading stay" if busy else ""
+        print(f"cleared {len(removed)} entries, {shown_size(_total(removed))}, in {folder}{stay}")
     return 0
 
 

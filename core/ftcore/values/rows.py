@@ -53,7 +53,7 @@ class RowSource:
 
 @attrs.frozen(kw_only=True)
 class Rows:
-    """Raw rows, split by content: no row of `validation` has a twin in `train`.
+    """Raw rows, split by content; only held-out rows that a source brings may have twins in `train`.
 
     Both may read from a file at each access: go through them in order, once. `fingerprint` is a SHA-256
     over the content of all rows in order, before the split.
@@ -141,8 +141,8 @@ class Format:
     `end_of_turn` is the token that ends each reply. `never_trained` are tokens that no label may hold, such as
     image tokens. `trains` says whether replies alone are trained, or every token but the first. `packable`
     says that rows may be laid end to end in one sequence. `fingerprint` is a SHA-256 over all that `encode`
-    depends on but the rows, the plugin's code and options, and the core tables: tokenizer and chat template;
-    without one, nothing is kept for the next run.
+    depends on but the rows, the plugin's code and options, and the length policy: the tokenizer, the chat
+    template, what was guessed from the first rows. Without one, nothing is kept for the next run.
     """
 
     encode: Callable[[Sequence[Row]], Iterable[Example | Drop]]

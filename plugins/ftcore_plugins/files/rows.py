@@ -12,7 +12,7 @@ from typing import Any, Protocol, overload
 
 import attrs
 
-from ftcore.api import Row, RowError, RunError
+from ftcore.api import Row, RowError, RunError, hold
 from ftcore_plugins.files.lines import Lines
 from ftcore_plugins.files.parse import NotARowError, parsed, shown
 
@@ -92,6 +92,12 @@ class FileRows(Sequence[Row]):
         self._files = tuple(files)
         self._ends = list(accumulate(len(file.lines) for file in files))
         self._open = _OpenFiles()
+        # Copies lie in the folder that runs share, and must not be cleared from it while rows are read.
+        self._held = [hold(file.path.parent) for file in self._files if file.stamp is None]
+
+    def __reduce__(self) -> Any:
+        """Another process holds and opens its own."""
+        return FileRows, (self._files,)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
