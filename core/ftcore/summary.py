@@ -30,6 +30,8 @@ def summary_lines(outcome: Outcome) -> Iterator[str]:
     if outcome.loss_before is not None and outcome.loss_after is not None:
         yield f"held-out loss  {outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after"
     for name, after in outcome.scores_after.items():
+        if "/" in name:  # a figure of a table, such as one cell of a confusion; report.json has them all
+            continue
         yield f"{name:<14} {outcome.scores_before.get(name, float('nan')):.3f} before, {after:.3f} after"
     for sample in outcome.samples[:1]:
         yield from _sample_lines(sample)

@@ -48,12 +48,12 @@ def test_rows_come_once_an_epoch_and_longest_first_in_each_step(grouped: int) ->
 def test_grouped_steps_have_little_padding(rows: int, micro: int) -> None:
     at_random = [LENGTHS[row] for row in StepOrder(LENGTHS, rows, seed=1)]
     grouped = [LENGTHS[row] for row in StepOrder(LENGTHS, rows, seed=1, grouped=50)]
-    assert padding(grouped, micro) < min(0.09, 0.3 * padding(at_random, micro))
+    assert padding(grouped, micro) < min(0.11, 0.3 * padding(at_random, micro))
 
 
 def test_a_small_difference_in_length_does_not_sort_answers_into_steps() -> None:
-    """Rows that differ in their answer alone: `left` is a token longer than `right`."""
-    lengths = [100, 101] * 400
+    """Rows that differ in their answer alone: `left` is a few tokens longer than `right`."""
+    lengths = [100, 104] * 400
     order = StepOrder(lengths, 16, seed=1, grouped=50)
     mixed = 0
     for epoch in range(10):

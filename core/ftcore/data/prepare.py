@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import hashlib
 import shutil
 from array import array
 from bisect import bisect_left
@@ -33,7 +34,7 @@ SCRATCH = ".prepared"
 
 @attrs.frozen(kw_only=True)
 class Prepared:
-    """What a run trains on. `fingerprint` is that of the raw rows; `proved` counts the rows that were checked."""
+    """What a run trains on. `fingerprint` is over its rows, raw and formatted; `proved` counts the rows that were checked."""
 
     processor: Any
     data: PreparedData
@@ -55,7 +56,13 @@ def prepare(plugins: Plugins, run: Run, stage: Callable[[str], None]) -> Prepare
     _set_aside(broken, run)
     data, kept = assemble(index, split, encoded, format_, broken)
     proved = prove_labels(data, format_.processor, run.profile.run.seed, kept)
-    return Prepared(processor=format_.processor, data=data, fingerprint=index.fingerprint, proved=proved)
+    fingerprint = _fingerprint(index, encoded)
+    return Prepared(processor=format_.processor, data=data, fingerprint=fingerprint, proved=proved)
+
+
+def _fingerprint(index: Index, encoded: Encoded) -> str:
+    """Over the rows' content, and what the model sees of them: a changed image is changed data."""
+    return hashlib.sha256(index.fingerprint.encode() + encoded.keys.tobytes()).hexdigest()
 
 
 def assemble(

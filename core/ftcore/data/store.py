@@ -132,9 +132,14 @@ class _Lists:
 
 
 def key_of(example: Example, *, has_files: bool = False) -> int:
-    """64 bits of a hash over what the model sees of a row: twins have the same. Its features may name files."""
+    """64 bits of a hash over what the model sees of a row: twins have the same.
+
+    Its features may name files: then their `content` tells, if they have one, else the folder and the names.
+    """
     digest = hashlib.blake2b(array("i", example.input_ids).tobytes(), digest_size=8)
-    if example.features:
+    if "content" in example.features:
+        digest.update(json.dumps(example.features["content"]).encode())
+    elif example.features:
         folder = example.folder if has_files else None
         digest.update(f"{folder}\n{json.dumps(example.features)}".encode("utf-8", "surrogatepass"))
     return int.from_bytes(digest.digest(), "little")

@@ -71,7 +71,8 @@ class Example:
     `input_ids` and `labels` have one entry a token; a label is `MASKED` or the token itself.
     `replies` are the texts that must be trained, in order, each without its end-of-turn token: the
     engine proves the labels against them. `features` holds what else the formatter's own collator or
-    score needs, such as image paths; it is what JSON can hold. `folder` is the row's own.
+    score needs, such as image paths; it is what JSON can hold, and its `content`, if it has one, is a hash
+    of what the files hold. `folder` is the row's own.
     """
 
     input_ids: Sequence[int]

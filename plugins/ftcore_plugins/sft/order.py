@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+BLUR = 0.15
+"""Share by which a row may seem longer than it is: padding grows by a twentieth, and like lengths mix."""
+
 
 class StepOrder(torch.utils.data.Sampler[int]):  # type: ignore[misc]
     """A new random order each epoch; steps near each other share out their rows by length, for less padding.
 
     The rows of `grouped` steps are drawn at random, sorted by length, cut into steps, and the steps shuffled;
-    with 1, each step's rows are random. Lengths within a tenth of each other count as equal: a difference of a
-    token or two may well be the answer itself, and a step must not see one answer alone.
+    with 1, each step's rows are random. Lengths are blurred first: a difference of a token or two may well be the
+    answer itself, and a step must not see one answer alone.
 
     Within a step the longest rows come first: a step's loss is the mean over all its tokens, so that changes
     nothing but the padding of its micro-batches. A step's rows follow from the seed and the epoch alone, whatever
@@ -43,15 +46,11 @@ class StepOrder(torch.utils.data.Sampler[int]):  # type: ignore[misc]
         whole = len(order) - len(order) % self._rows  # a short step stays at the end, for it is no whole batch
         for start in range(0, whole, self._rows * self._grouped):
             group = order[start : min(start + self._rows * self._grouped, whole)]
-            shift = float(torch.rand(1, generator=generator))
-            steps = group[np.argsort(self._classes(group, shift), kind="stable")].reshape(-1, self._rows)
+            blurred = self._lengths[group] * (1 + BLUR * torch.rand(len(group), generator=generator).numpy())
+            steps = group[np.argsort(blurred, kind="stable")].reshape(-1, self._rows)
             for step in torch.randperm(len(steps), generator=generator).tolist():
                 yield from self._longest_first(steps[step]).tolist()
         yield from self._longest_first(order[whole:]).tolist()
-
-    def _classes(self, rows: NDArray[np.int64], shift: float) -> NDArray[np.float64]:
-        """Which tenth each row's length falls into; `shift`, under 1, moves the bounds, so that none is for ever."""
-        return np.floor(np.log(np.maximum(self._lengths[rows], 1)) / np.log(1.1) + shift)
 
     def _longest_first(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return rows[np.argsort(-self._lengths[rows], kind="stable")]
