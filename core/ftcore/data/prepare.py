@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import hashlib
+import json
 import shutil
 from array import array
 from bisect import bisect_left
@@ -34,7 +34,7 @@ SCRATCH = ".prepared"
 
 @attrs.frozen(kw_only=True)
 class Prepared:
-    """What a run trains on. `fingerprint` is over its rows, raw and formatted; `proved` counts the rows that were checked."""
+    """What a run trains on. `fingerprint` is over its rows, raw and formatted; `proved` counts the checked ones."""
 
     processor: Any
     data: PreparedData
