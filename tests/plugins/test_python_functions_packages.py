@@ -287,3 +287,11 @@ def test_rows_of_a_real_package_are_its_functions() -> None:
     [row] = [row for row in rows if row.values["name"] == "get_hookcallers"]
     assert row.values["module"] == "pluggy._manager"
     assert all(isinstance(ast.parse(row.values["output"]).body[0], ast.FunctionDef) for row in rows)
+
+
+def test_what_is_loaded_already_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package is looked for where it is installed, not among what this process has imported."""
+    monkeypatch.setitem(sys.modules, "made_up", ModuleType("made_up"))
+    monkeypatch.setitem(sys.modules, "json", ModuleType("json"))
+    assert places.spec_of("made_up") is None
+    assert places.origin_of("json") == places.library() / "json" / "__init__.py"

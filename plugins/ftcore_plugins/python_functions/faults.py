@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
-import importlib.util
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from ftcore_plugins.python_functions.places import EVERY, INIT, installed, origin_of, resolve
+from ftcore_plugins.python_functions.places import EVERY, INIT, installed, origin_of, resolve, spec_of
 
 __all__ = ["module_fault", "package_fault"]
 
@@ -52,10 +51,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _is_there(name: str) -> bool:
-    try:
-        return name.isidentifier() and importlib.util.find_spec(name) is not None
-    except ValueError:  # a loaded module that does not say where it came from, such as __main__
-        return False
+    return spec_of(name) is not None
 
 
 def _has_source(name: str) -> bool:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import attrs
 
-__all__ = ["EVERY", "INIT", "Source", "installed", "library", "origin_of", "resolve", "sources", "top_levels"]
+__all__ = [
+    "EVERY",
+    "INIT",
+    "Source",
+    "installed",
+    "library",
+    "origin_of",
+    "resolve",
+    "sources",
+    "spec_of",
+    "top_levels",
+]
 
 EVERY = "*"
 """In `packages`: all that is installed."""
@@ -66,12 +77,16 @@ def top_levels(packages: Iterable[str]) -> dict[str, Path]:
     return found | _within(library())
 
 
+def spec_of(name: str) -> ModuleSpec | None:
+    """What `import name` would find in this environment, whatever is loaded under that name already."""
+    finders = sys.meta_path if name.isidentifier() else []
+    specs = (finder.find_spec(name, None) for finder in finders)
+    return next((spec for spec in specs if spec is not None), None)
+
+
 def origin_of(name: str) -> Path | None:
     """The file that `import name` would run; none for what is not there, a namespace, or a dotted name."""
-    try:
-        spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    except ValueError:  # a module of that name is loaded, and does not say where it came from
-        return None
+    spec = spec_of(name)
     return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 
