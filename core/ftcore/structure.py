@@ -97,6 +97,8 @@ def _scalar(cls: type[Any]) -> Callable[[Any, Any], Any]:
             raise ValueError(f"expected {_NAMES[cls]} of at most 64 bits, got {_shown(value)}")
         if cls is float and not math.isfinite(value):
             raise ValueError(f"expected a finite number, got {value}")
+        if cls is Path and not value:
+            raise ValueError("is empty; name a file or folder, or leave it out")
         return check_path(value) if cls is Path else cls(value)
 
     return structure_scalar

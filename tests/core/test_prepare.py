@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -466,7 +467,7 @@ def test_every_row_is_counted_once_whatever_becomes_of_it(kinds, weights, held, 
         try:
             done = prepare(plugins, run, lambda title: None).data
         except RunError as error:
-            assert "nothing" in str(error)  # noqa: PT017
+            assert re.search("nothing|held-out rows are twins", str(error))  # noqa: PT017
             return
         times = Counter(each.origin for each in done.train)
         where = [*times, *(each.origin for each in done.validation), *(drop.origin for drop in done.ledger.dropped)]
@@ -708,3 +709,32 @@ def test_data_that_was_moved_is_the_same_data_but_its_rows_lie_elsewhere(prepare
         found.append(prepared(plugins=OneFormatter(rows, encode, collate, "a")).fingerprint)
     assert found[0] == found[1]
     assert encode.calls == 40
+
+
+# What a user or a plugin's author gets wrong
+
+
+def test_a_renamed_column_that_no_row_has_is_an_error(prepared) -> None:
+    with pytest.raises(RunError, match=r"data.columns: question is to be 'q', which no row has; there are .*answer"):
+        prepared(rows=[Row(values={"answer": "a", "ask": "b"}, origin="x")], columns={"question": "q"}, validation=0)
+
+
+def test_held_out_rows_that_are_all_trained_on_are_an_error(prepared) -> None:
+    source = RowSource(parts=(Part(rows=rows_of(9)),), validation=rows_of(3))
+    with pytest.raises(RunError, match="all 3 held-out rows are twins of training rows; name other rows to hold out"):
+        prepared(rows=source)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda examples: examples[::-1], r"answered rows.jsonl:20 for rows.jsonl:1; .* in the rows' order"),
+        (
+            lambda examples: [attrs.evolve(each, input_ids=[-1, *each.input_ids[1:]]) for each in examples],
+            "answered a negative token for rows.jsonl:1",
+        ),
+    ],
+)
+def test_answers_that_cannot_be_right_name_the_row(prepared, change, said) -> None:
+    with pytest.raises(PluginError, match=said):
+        prepared(Honest(change))

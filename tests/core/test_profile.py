@@ -299,6 +299,7 @@ def test_a_missing_required_key_is_reported_at_its_table(desk, complaints):
         ('train.learning_rate = "2e-4"', "expected a number, got '2e-4' (a string)"),
         ("train.learning_rate = true", "expected a number, got True (a boolean)"),
         ("run.name = 5", "expected a string, got 5 (a whole number)"),
+        ('data.path = ""', "is empty; name a file or folder, or leave it out"),
         ("data.path = 5", "expected a path in quotes, got 5 (a whole number)"),
         (
             'data.path = ["a", 5]',

@@ -137,7 +137,7 @@ class _Encoder:
         self, numbers: range, rows: Sequence[Row], answers: Sequence[_Answer], shard: _Shard
     ) -> Iterator[Example]:
         for number, row, answer in zip(numbers, rows, answers, strict=True):
-            fitted = self._fitted(answer) if isinstance(answer, Example) else answer
+            fitted = self._fitted(answer, row) if isinstance(answer, Example) else answer
             if isinstance(fitted, RowError):
                 place = self.places[number]
                 shard.broken.append(Broken(place=place, origin=row.origin, reason=fitted.reason, raw=_raw(row)))
@@ -147,7 +147,7 @@ class _Encoder:
                 shard.numbers.append(number)
                 shard.lengths.append(len(fitted.input_ids))
                 shard.keys.append(key_of(fitted, has_files=self._has_images(fitted)))
-                yield attrs.evolve(fitted, origin=row.origin) if fitted.origin != row.origin else fitted
+                yield fitted
             else:
                 raise self._wrong(f"answered a {type(fitted).__name__} for {row.origin}, not an Example or a Drop")
 
@@ -186,8 +186,12 @@ class _Encoder:
     def _wrong(self, what: str) -> PluginError:
         return PluginError(f"{self.maker}: encode {what}")
 
-    def _fitted(self, example: Example) -> Example | Drop:
+    def _fitted(self, example: Example, row: Row) -> Example | Drop:
         """The example, cut or refused as `data.long_rows` says if it is too long."""
+        if example.origin != row.origin:
+            raise self._wrong(f"answered {example.origin} for {row.origin}; its answers must be in the rows' order")
+        if min(example.input_ids, default=0) < 0:
+            raise self._wrong(f"answered a negative token for {row.origin}")
         extra = len(example.input_ids) - self.max_length
         if extra <= 0:
             return example

@@ -7,6 +7,7 @@ import json
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from ftcore.errors import FtcoreError, Interrupted, PluginError, RowError, RunEr
 from ftcore.values import Part, Row, RowSource, Run
 
 ROWS_A_TASK = 4096
+LOOKED_AT = 100
+"""Rows in which a renamed column must occur."""
+
 SHOWN_RAW = 10_000
 """Characters of a broken row that are kept to be shown."""
 
@@ -84,6 +88,8 @@ def index_rows(run: Run, source: RowSource, maker: str = "load_rows", code: str 
     rows = Joined([*(part.rows for part in parts), _renamed(source.validation, data.columns)])
     if not len(trained):
         raise RunError("nothing to train on: the data has no rows")
+    if data.columns:
+        _require_columns(rows, data.columns)
     if source.fingerprint:
         sizes = [len(trained), len(rows)]
         about = [source.fingerprint, code, sizes, dict(data.columns), data.group, data.max_rows, data.max_bad_rows]
@@ -114,6 +120,19 @@ def too_many_broken(broken: Broken, number: int, allowed: int) -> RunError:
 
 def _renamed(rows: Sequence[Row], columns: Mapping[str, str]) -> Sequence[Row]:
     return Renamed(rows, columns) if columns else rows
+
+
+def _require_columns(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
+    """A misspelt column would be passed over in every row."""
+    sought, seen = dict(columns), dict[str, None]()
+    for place in range(min(len(rows), LOOKED_AT)):
+        with suppress(RowError):
+            names = rows[place].values
+            seen.update(dict.fromkeys(names))
+            sought = {new: old for new, old in sought.items() if new not in names}
+    if sought:
+        new, old = next(iter(sought.items()))
+        raise RunError(f"data.columns: {new} is to be {old!r}, which no row has; there are {', '.join(seen) or 'none'}")
 
 
 def _read(run: Run, rows: Joined[Row], trained: int, maker: str) -> _Found:

@@ -87,6 +87,9 @@ def assemble(
     )
     if not train:
         raise RunError(_nothing_left(ledger))
+    brought = len(index.rows) - sum(len(part.rows) for part in index.parts)
+    if brought and twins and not validation:
+        raise RunError(f"all {len(held)} held-out rows are twins of training rows; name other rows to hold out")
     data = PreparedData(
         train=Chosen(encoded.examples, order),
         validation=Chosen(encoded.examples, validation),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 import torch
 
-from ftcore.api import MASKED, Example, RunError
-
-Collate = Callable[[Sequence[Example]], Mapping[str, Any]]
+from ftcore.api import MASKED, Collate, Example, RunError
 
 ORIGINS = "origins"
 """Key of a batch that tells where its rows come from; taken out before the model sees the batch."""
@@ -30,10 +29,17 @@ class Padded:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """The batch, with the rows' origins beside its tensors; or why there is none, which `checked` raises."""
+        leave_the_group()
         try:
             return {**self.collate(examples), ORIGINS: [example.origin for example in examples]}
         except RunError as error:  # torch would put the traceback of its worker process into the sentence
             return {FAILED: str(error)}
+
+
+def leave_the_group() -> None:
+    """In a loader's process: a signal to the whole group is the trainer's to obey, which still needs its batches."""
+    if torch.utils.data.get_worker_info() is not None and os.getpgrp() != os.getpid():
+        os.setpgrp()
 
 
 def checked(batch: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +79,7 @@ class PackedBatch:
 
     def __call__(self, bins: Sequence[Sequence[Example]]) -> dict[str, Any]:
         """The batch, with the rows' origins beside its tensors."""
+        leave_the_group()
         lines = [[example for examples in bins for example in examples]] if self.flat else bins
         width = max(sum(len(example.input_ids) for example in line) for line in lines)
         batch = {
