@@ -81,6 +81,11 @@ def write_model(folder: Path) -> None:
     LlamaForCausalLM(LlamaConfig(vocab_size=len(fast), **shape, **heads)).save_pretrained(folder)
 
 
+def file_of(rows: int) -> str:
+    """The name of the file with so many rows."""
+    return f"rows-{rows}.jsonl"
+
+
 def write_rows(path: Path, count: int) -> None:
     """Conversations of about 200 tokens; no two are alike."""
     draw, words = random.Random(0), [word for text in sources() for word in text.split()]
@@ -108,7 +113,7 @@ def bare(folder: Path, rows: int) -> dict[str, float]:
 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
     seconds = tokens = 0.0
-    for batch in _batches(folder / "rows.jsonl", rows, 4096):
+    for batch in _batches(folder / file_of(rows), rows, 4096):
         texts = tokenizer.apply_chat_template([row["messages"] for row in batch], tokenize=False)
         start = time.perf_counter()
         encoded = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -126,7 +131,7 @@ def trl(folder: Path, rows: int, processes: int | None = None) -> dict[str, floa
     datasets.disable_progress_bars()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
-    data = datasets.Dataset.from_list([row for batch in _batches(folder / "rows.jsonl", rows, 4096) for row in batch])
+    data = datasets.Dataset.from_list([row for batch in _batches(folder / file_of(rows), rows, 4096) for row in batch])
     config = SFTConfig(
         output_dir=str(folder / "trl"),
         assistant_only_loss=True,
@@ -152,12 +157,12 @@ def ftcore(folder: Path, rows: int) -> dict[str, float]:
     """From the profile to proved rows: all that `ftcore run` does before it loads the weights, imports aside."""
     import transformers
 
-    transformers.AutoTokenizer  # noqa: B018  # imported now, as for the others
+    transformers.AutoTokenizer, transformers.AutoConfig  # noqa: B018  # imported now, as for the others
     from ftcore.data.prepare import prepare
     from ftcore.engine import planned
     from ftcore.preflight import check_profile, load_profile
 
-    loaded = load_profile(folder / "chat.toml", sets=[f"data.max_rows={rows}"])
+    loaded = load_profile(folder / "chat.toml", sets=[f"data.path='{folder.resolve() / file_of(rows)}'"])
     run = planned(loaded)
     plugins, _ = check_profile(loaded, run, report=print)
     start = time.perf_counter()
@@ -174,8 +179,6 @@ PROFILE = """
 cache_dir = "cache"
 [model]
 id = "./model"
-[data]
-path = "rows.jsonl"
 [plugin.chat]
 """
 
@@ -251,7 +254,9 @@ def compare(folder: Path, rows: int, trl_rows: int, many: int) -> int:
     """The table, and whether the goals are reached."""
     if not (folder / "model").is_dir():
         write_model(folder / "model")
-        write_rows(folder / "rows.jsonl", max(rows, many))
+    for count in {rows, trl_rows, many} - {0}:
+        if not (folder / file_of(count)).is_file():
+            write_rows(folder / file_of(count), count)
     (folder / "chat.toml").write_text(PROFILE, encoding="utf-8")
     found = {}
     for name, what, count in (
