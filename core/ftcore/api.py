@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ftcore.data.cache import cached, hold
-from ftcore.errors import FtcoreError, PluginError, Problem, ProfileError, RowError, RunError
+from ftcore.errors import FtcoreError, OutOfMemoryError, PluginError, Problem, ProfileError, RowError, RunError
 from ftcore.hookspecs import hookimpl
 from ftcore.tables import DataTable, HardwareTable, ModelTable, RunTable, TrainTable, option
 from ftcore.values import (
@@ -34,6 +34,7 @@ from ftcore.values import (
     StopRequest,
     Trainer,
     Verdict,
+    World,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Ledger",
     "Loaded",
     "ModelTable",
+    "OutOfMemoryError",
     "Outcome",
     "Part",
     "PluginError",
@@ -75,6 +77,7 @@ __all__ = [
     "TrainTable",
     "Trainer",
     "Verdict",
+    "World",
     "cached",
     "hold",
     "hookimpl",

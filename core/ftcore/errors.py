@@ -84,6 +84,10 @@ class RunError(FtcoreError):
     """A run could not go on, for a reason that lies in its data, its model or its machine."""
 
 
+class OutOfMemoryError(RunError):
+    """Not even a micro-batch of one row fits into the memory of the device, or of the machine."""
+
+
 class RowError(RunError):
     """One row is broken, or not what the format takes. The profile says how many of them a run bears.
 

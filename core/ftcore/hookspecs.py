@@ -67,10 +67,18 @@ class Hooks:
 
     @_hook(Kind.AT_MOST_ONE)
     def launch(self, run: Run, command: Sequence[str]) -> int | None:
-        """Start the worker with `command`, wait, and return its exit code.
+        """Start `command` as every worker of the run on this machine, wait, and return an exit code.
 
-        A run's folder is locked by one worker at a time, so several ranks cannot share one yet.
+        Each worker learns which one it is from `RANK`, `WORLD_SIZE`, `LOCAL_RANK` and `LOCAL_WORLD_SIZE`.
         Without an answer (or with None) the run goes on in this process.
+        """
+
+    @_hook(Kind.AT_MOST_ONE)
+    def share(self, run: Run, value: str | None) -> str | None:
+        """Tell every process of the run what the main one says, and return it. The others give None.
+
+        Each process calls it, in the same order; it waits for the main one, however long that takes. Never
+        asked in a run of one process.
         """
 
     @_hook(Kind.OBSERVERS)
@@ -95,6 +103,13 @@ class Hooks:
     @_hook(Kind.AT_MOST_ONE)
     def quantize(self, run: Run) -> Quantization | None:
         """Options that the loader reads the weights with, so that they shrink as they are read."""
+
+    @_hook(Kind.AT_MOST_ONE)
+    def sketch_model(self, run: Run) -> Loaded | None:
+        """The model without its weights, on the meta device, to be counted before anything but its config is read.
+
+        `adapt` is then asked to put its adapters on it. `processor` is None.
+        """
 
     @_hook(Kind.EXACTLY_ONE)
     def load_model(  # type: ignore[empty-body]

@@ -107,6 +107,13 @@ class Plugins:
         code: int | None = self._hook.launch(run=run, command=command)
         return code
 
+    def share(self, run: Run, value: str | None) -> str:
+        """What the main process says. Raises `PluginError` when no plugin connects the processes."""
+        answer = self._hook.share(run=run, value=value)
+        if isinstance(answer, str):
+            return answer
+        raise self._wrong("share", "str", answer)
+
     def run_started(self, run: Run, settings: Mapping[str, Any]) -> None:
         """Tell the observers."""
         self._hook.run_started(run=run, settings=settings)
@@ -133,6 +140,11 @@ class Plugins:
         """Options to read the weights with."""
         answer = self._hook.quantize(run=run)
         return None if answer is None else self._expect("quantize", answer, Quantization)
+
+    def sketch_model(self, run: Run) -> Loaded | None:
+        """The model on the meta device, or None when no plugin draws it."""
+        answer = self._hook.sketch_model(run=run)
+        return None if answer is None else self._expect("sketch_model", answer, Loaded)
 
     def load_model(self, run: Run, processor: Any, quantization: Quantization | None) -> Loaded:
         """The model."""

@@ -64,7 +64,7 @@ class Session:
         self._stage("training")
         step = self._train(trainer)
         self._stage("judging after")
-        saved = self._save(trainer, loaded)
+        saved, loaded = self._save(trainer, loaded)
         after = judge.judge(plugins, run, trainer, data, prepared.processor)
         if after.loss is not None and not math.isfinite(after.loss):
             raise RunError(f"the held-out loss after training is {after.loss}; lower train.learning_rate")
@@ -140,11 +140,11 @@ class Session:
         self._display.say(f"going on from {start}")
         return checkpoint
 
-    def _save(self, trainer: Trainer, loaded: Loaded) -> Path:
+    def _save(self, trainer: Trainer, loaded: Loaded) -> tuple[Path, Loaded]:
         saved = self._run.folder / ("adapter" if loaded.adapter else "model")
-        trainer.save(saved)
+        tuned = trainer.save(saved)
         sync_tree(saved)
-        return saved
+        return saved, tuned
 
     def _export(self, loaded: Loaded, data: PreparedData, saved: Path) -> tuple[Artifact, ...]:
         artifacts: list[Artifact] = []

@@ -62,6 +62,28 @@ class HardwareTable:
     threads: int = option(0, at_least=0, help="CPU threads for tensor operations; 0 leaves it to torch")
     workers: int = option(0, at_least=0, help="processes that collate batches; 0 collates in the training process")
     device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", help="device to train on; auto takes a GPU if any")
+    processes: int = option(
+        1, at_least=0, help="processes that train together on each machine; 0 starts one for each GPU"
+    )
+    machines: int = option(1, at_least=1, help="machines that train together; ftcore run is started on each of them")
+    rendezvous: str = option("", help="host:port of the first machine, where several machines meet")
+    rendezvous_timeout: float = option(300.0, above=0, help="seconds to wait for the other machines")
+    heartbeat: float = option(
+        600.0, above=0, help="seconds without a sign of a process after which all of them are ended"
+    )
+    max_restarts: int = option(
+        3, at_least=0, help="times to start again from the last checkpoint after a process has died"
+    )
+    accelerate_config: Path | None = option(
+        None, help="file of accelerate config (YAML), whose settings lie under this profile's"
+    )
+    card: str = option("", help="name of the graphics card, as its driver tells it (RTX 4090)")
+    memory: float | None = option(
+        None, above=0, help="memory of one device in GiB, which a plan must fit into; this machine's if unset"
+    )
+    tflops: float | None = option(
+        None, above=0, help="dense bfloat16 (else float16) tera-operations a second of one device, by its data sheet"
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -126,7 +148,10 @@ class TrainTable:
     warmup: float = option(0.03, at_least=0, help="steps of warm-up, or a share of all steps if under 1")
     weight_decay: float = option(0.0, at_least=0, help="weight decay of AdamW")
     max_grad_norm: float = option(1.0, at_least=0, help="gradients are clipped to this norm; 0 for no clipping")
-    optimizer: Literal["adamw", "adafactor", "sgd"] = option("adamw", help="optimizer")
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "adafactor", "sgd"] = option(
+        "adamw",
+        help="optimizer; 8-bit ones keep a quarter of the state, paged ones move it to host memory when a GPU is full",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", help="precision of the arithmetic; auto is bf16 on a GPU that has it, else fp32"
     )

@@ -33,11 +33,13 @@ from ftcore.values import (
 KINDS = {
     "check": Kind.ALL,
     "launch": Kind.AT_MOST_ONE,
+    "share": Kind.AT_MOST_ONE,
     "run_started": Kind.OBSERVERS,
     "load_rows": Kind.EXACTLY_ONE,
     "load_processor": Kind.EXACTLY_ONE,
     "format_dataset": Kind.EXACTLY_ONE,
     "quantize": Kind.AT_MOST_ONE,
+    "sketch_model": Kind.AT_MOST_ONE,
     "load_model": Kind.EXACTLY_ONE,
     "adapt": Kind.AT_MOST_ONE,
     "training_args": Kind.ALL,
@@ -52,11 +54,13 @@ KINDS = {
 ARGUMENTS = {
     "check": ["run"],
     "launch": ["run", "command"],
+    "share": ["run", "value"],
     "run_started": ["run", "settings"],
     "load_rows": ["run"],
     "load_processor": ["run", "rows"],
     "format_dataset": ["run", "rows", "processor"],
     "quantize": ["run"],
+    "sketch_model": ["run"],
     "load_model": ["run", "processor", "quantization"],
     "adapt": ["run", "loaded"],
     "training_args": ["run"],
@@ -161,6 +165,18 @@ def test_launch(only):
     assert calls == [{"run": run, "command": ["python", "x"]}]
 
 
+def test_share(only):
+    plugins, run, calls = only("share", "runs/one")
+    assert plugins.share(run, None) == "runs/one"
+    assert calls == [{"run": run, "value": None}]
+
+
+def test_share_needs_a_plugin_that_answers(only):
+    plugins, run, _ = only("share", None)
+    with pytest.raises(PluginError, match="share: fake must return str, got NoneType"):
+        plugins.share(run, "runs/one")
+
+
 def test_run_started(only):
     plugins, run, calls = only("run_started", "an answer that nobody wants")
     assert plugins.run_started(run, {"train": {}}) is None
@@ -203,6 +219,17 @@ def test_quantize(only):
     plugins, run, calls = only("quantize", QUANTIZATION)
     assert plugins.quantize(run) is QUANTIZATION
     assert calls == [{"run": run}]
+
+
+def test_sketch_model(only):
+    plugins, run, calls = only("sketch_model", LOADED)
+    assert plugins.sketch_model(run) is LOADED
+    assert calls == [{"run": run}]
+
+
+def test_sketch_model_may_be_missing(only):
+    plugins, run, _ = only("sketch_model", None)
+    assert plugins.sketch_model(run) is None
 
 
 def test_load_model(only):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ftcore.values.rows import MASKED, Collate, Drop, Example, Format, Ledger, Part, PreparedData, Row, Rows, RowSource
 from ftcore.values.runs import Artifact, Outcome, Profile, Proof, Run, RunState, Sample, Verdict
 from ftcore.values.training import Control, Decision, Loaded, Prediction, Quantization, Step, StopRequest, Trainer
+from ftcore.values.world import World
 
 __all__ = [
     "MASKED",
@@ -34,4 +35,5 @@ __all__ = [
     "StopRequest",
     "Trainer",
     "Verdict",
+    "World",
 ]

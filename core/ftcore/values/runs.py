@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 
 from ftcore.tables import DataTable, HardwareTable, ModelTable, RunTable, TrainTable
+from ftcore.values.world import World
 
 
 @attrs.frozen(kw_only=True)
@@ -24,12 +25,16 @@ class Profile:
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """One run, as every hook sees it. `folder` does not exist yet while `check` is asked."""
+    """One run, as every hook sees it. `folder` does not exist yet while `check` is asked.
+
+    `world` says which of the run's processes this one is; each of them calls the hooks that load, adapt and train.
+    """
 
     name: str
     folder: Path
     profile: Profile
     resumed: bool = False
+    world: World = attrs.field(factory=World)
 
 
 class Verdict(StrEnum):

@@ -14,10 +14,16 @@ from ftcore.values.rows import Example
 
 @attrs.frozen(kw_only=True)
 class Quantization:
-    """How the loader reads the weights: keyword arguments for `from_pretrained`."""
+    """How the loader reads the weights: keyword arguments for `from_pretrained`.
+
+    The planner counts `bytes_per_weight` for every weight of a linear layer, but for the output layer and layers
+    whose name begins with one of `left_out`, which keep `model.dtype`. Without it, nothing is counted as smaller.
+    """
 
     name: str
     options: Mapping[str, Any]
+    bytes_per_weight: float | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -26,6 +32,8 @@ class Loaded:
 
     `base` is what `from_pretrained` finds the untouched weights by: a folder or a hub id.
     `adapter` names the kind of trainable adapter, and is empty when all weights are trained.
+    `rate_factors` maps regular expressions to what `train.learning_rate` is multiplied by for the parameters
+    whose whole name they match; the first match counts.
     """
 
     model: Any
@@ -33,14 +41,15 @@ class Loaded:
     base: str
     revision: str = ""
     adapter: str = ""
+    rate_factors: Mapping[str, float] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
 class Step:
     """One finished optimizer step, counted from 1, of `total`.
 
-    `metrics` holds `loss`, `learning_rate`, `grad_norm`, `tokens` (trained on in this step) and
-    `tokens_per_second`.
+    `metrics` holds `loss`, `learning_rate`, `grad_norm`, `tokens` (trained on in this step),
+    `tokens_per_second`, and `memory`, the most GiB that the device has held so far (on a CPU, the process).
     """
 
     number: int
@@ -66,20 +75,29 @@ class Decision:
 
 
 class Control(Protocol):
-    """What the engine gives to a trainer, so that every trainer logs, saves and stops the same way."""
+    """What the engine gives to a trainer, so that every trainer logs, saves and stops the same way.
+
+    With several processes, each calls its own control; only the main one's writes and tells.
+    """
 
     def step_ended(self, step: Step) -> Decision:
-        """Report a finished step; the answer must be obeyed before the next one begins."""
+        """Report a finished step; the answer must be obeyed before the next one begins.
+
+        Processes may answer differently (one has got a signal): do what any of them says, on all of them.
+        """
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report an evaluation on the held-out rows; the metrics are those of `Trainer.evaluate`."""
 
     def checkpoint(self, step: int) -> AbstractContextManager[Path]:
-        """A staging folder that becomes the checkpoint of `step`, whole or not at all, on a clean exit."""
+        """A staging folder that becomes the checkpoint of `step`, whole or not at all, on a clean exit.
+
+        The main process enters first, since the folder is made then, and leaves last, when all have written.
+        """
 
 
 class Trainer(Protocol):
-    """What `make_trainer` returns."""
+    """What `make_trainer` returns. With several processes, each calls every method, in the same order."""
 
     @property
     def total_steps(self) -> int:
@@ -97,8 +115,12 @@ class Trainer(Protocol):
     def generate(self, examples: Sequence[Example], max_new_tokens: int) -> Sequence[str]:
         """Greedy answers to the prompts of the examples, without the end-of-turn token."""
 
-    def save(self, folder: Path) -> None:
-        """Write the adapter, or the whole model if there is none, with its tokenizer, as safetensors."""
+    def save(self, folder: Path) -> Loaded:
+        """Write the adapter, or the whole model if there is none, with its tokenizer, as safetensors.
+
+        Returns the tuned model as exporters take it: whole on the main process, also where it was sharded. What
+        the other processes return is not used.
+        """
 
 
 @attrs.frozen(kw_only=True)

@@ -16,7 +16,7 @@ from ftcore_plugins.common.devices import device_of, precision_of
 from ftcore_plugins.sft import Options
 
 SCHEDULERS = {"constant": "constant_with_warmup"}  # transformers' own "constant" passes over the warm-up
-OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "paged_adamw": "paged_adamw_32bit"}  # the others are called the same
 
 # The engine decides on these, or our trainer replaces what they steer: to take them would be to ignore them.
 OWNED = frozenset(
@@ -70,7 +70,7 @@ def _settings(run: Run, rows: int, config: Options) -> dict[str, Any]:
         "warmup_steps": train.warmup,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
-        "optim": "adamw_torch" if (train.optimizer, device) == ("adamw", "mps") else OPTIMIZERS[train.optimizer],
+        "optim": _optimizer(train.optimizer, device),
         "adam_beta1": config.adam_beta1,
         "adam_beta2": config.adam_beta2,
         "neftune_noise_alpha": config.neftune_noise or None,
@@ -84,6 +84,10 @@ def _settings(run: Run, rows: int, config: Options) -> dict[str, Any]:
         "data_seed": run.profile.run.seed,
         **_left_to_the_engine(),
     }
+
+
+def _optimizer(name: str, device: str) -> str:
+    return "adamw_torch" if (name, device) == ("adamw", "mps") else OPTIMIZERS.get(name, name)
 
 
 def _left_to_the_engine() -> dict[str, Any]:

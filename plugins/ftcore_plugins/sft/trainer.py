@@ -85,10 +85,10 @@ class SftTrainer:
                 texts += answer(model, self._loaded.processor, self._data, part, max_new_tokens)
         return texts
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Loaded:
         """See `ftcore.api.Trainer`."""
         if not self.inner.args.should_save:
-            return
+            return self._loaded
         model = self.inner.model
         # The base keeps its embeddings; to look whether they grew, PEFT would ask the hub for its config.
         options = {"save_embedding_layers": False} if self._loaded.adapter else {}
@@ -97,3 +97,4 @@ class SftTrainer:
             model.generation_config.save_pretrained(staging)
             self._loaded.processor.save_pretrained(staging)
             (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+        return self._loaded

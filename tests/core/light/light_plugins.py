@@ -185,7 +185,7 @@ class LightTrainer:
 
 class Arithmetic:
     def __init__(self, run: Run, loaded: Loaded, data: PreparedData, shrink: float) -> None:
-        self._run, self._model, self._data, self._shrink = run, loaded.model, data, shrink
+        self._run, self._loaded, self._model, self._data, self._shrink = run, loaded, loaded.model, data, shrink
 
     @property
     def total_steps(self) -> int:
@@ -233,9 +233,10 @@ class Arithmetic:
     def generate(self, examples: Sequence[Example], max_new_tokens: int) -> Sequence[str]:
         return [f"{self._model['weight']:.3f} to {each.origin}"[:max_new_tokens] for each in examples]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Loaded:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "weight.json").write_text(json.dumps(self._model), "utf-8")
+        return self._loaded
 
 
 @attrs.frozen(kw_only=True)
