@@ -64,11 +64,19 @@ class CheckpointStore:
             raise RunError(f"checkpoint {found.folder} is damaged: {fault}; resume from another one")
         return found
 
+    def at(self, step: int) -> Checkpoint:
+        """The checkpoint of `step`, which is known to be there."""
+        return Checkpoint(step=step, folder=self.folder / f"step-{step:06d}")
+
+    def staging(self, step: int) -> Path:
+        """Where the checkpoint of `step` is written before it is committed."""
+        return self.folder / f"{_STAGING}{step:06d}"
+
     @contextmanager
     def commit(self, step: int) -> Iterator[Path]:
         """A staging folder that becomes the checkpoint of `step` on a clean exit, and vanishes otherwise."""
-        staging = self.folder / f"{_STAGING}{step:06d}"
-        target = self.folder / f"step-{step:06d}"
+        staging = self.staging(step)
+        target = self.at(step).folder
         self.clean()
         try:
             staging.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Whether a run's results can be written at all. What a model needs in full is the exporters' business."""
+"""Whether a run can write its results at all, before its model is known; `planning.storage` counts the rest."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ def disk_problems(run: Run) -> Iterator[Problem]:
     elif not os.access(place, os.W_OK | os.X_OK):
         yield Problem(key=key, message=f"{place} cannot be written; name another folder or change its permissions")
     else:
-        free, needed = shutil.disk_usage(place).free, LEAST_FREE + _folder_size(run.profile.model.id)
+        free, needed = free_bytes(place), LEAST_FREE + _folder_size(run.profile.model.id)
         if free < needed:
             text = f"{free / 2**30:.1f} GiB free in {place}, but the run writes at least {needed / 2**30:.1f} GiB"
             yield Problem(key=key, message=f"{text}; free some, or name another folder")
+
+
+def free_bytes(path: Path) -> int:
+    """Room on the disk that `path` is on, or would be on."""
+    return shutil.disk_usage(_existing(path)).free
 
 
 def _existing(path: Path) -> Path:

@@ -34,6 +34,11 @@ class Steady:
     def __init__(self, display: Display) -> None:
         self._display = display
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nobody sees anything."""
+        return isinstance(self._display, Silent)
+
     def stage(self, number: int, total: int, title: str) -> None:
         """See `Display`."""
         self._try(lambda: self._display.stage(number, total, title))

@@ -84,6 +84,10 @@ class RunError(FtcoreError):
     """A run could not go on, for a reason that lies in its data, its model or its machine."""
 
 
+class CrashError(RunError):
+    """An exception that nobody raised on purpose has ended the run; another attempt may fare better."""
+
+
 class OutOfMemoryError(RunError):
     """Not even a micro-batch of one row fits into the memory of the device, or of the machine."""
 

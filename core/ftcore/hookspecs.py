@@ -69,7 +69,8 @@ class Hooks:
     def launch(self, run: Run, command: Sequence[str]) -> int | None:
         """Start `command` as every worker of the run on this machine, wait, and return an exit code.
 
-        Each worker learns which one it is from `RANK`, `WORLD_SIZE`, `LOCAL_RANK` and `LOCAL_WORLD_SIZE`.
+        Each worker learns which one it is from `RANK`, `WORLD_SIZE`, `LOCAL_RANK` and `LOCAL_WORLD_SIZE`, and
+        from `FTCORE_RESTART` how often it was started again: then it goes on from the last checkpoint.
         Without an answer (or with None) the run goes on in this process.
         """
 
@@ -77,8 +78,8 @@ class Hooks:
     def share(self, run: Run, value: str | None) -> str | None:
         """Tell every process of the run what the main one says, and return it. The others give None.
 
-        Each process calls it, in the same order; it waits for the main one, however long that takes. Never
-        asked in a run of one process.
+        Each process calls it, in the same order, and none goes on before all have, however long that takes.
+        Never asked in a run of one process.
         """
 
     @_hook(Kind.OBSERVERS)

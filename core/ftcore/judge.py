@@ -30,13 +30,17 @@ class Judgement:
     answers: tuple[Answer, ...]
 
 
+NOTHING = Judgement(loss=None, scores={}, answers=())
+"""What a process knows that has not judged itself."""
+
+
 def judge(plugins: Plugins, run: Run, trainer: Trainer, data: PreparedData, processor: Any) -> Judgement:
     """Evaluate on all held-out rows and answer the first `run.samples` of them."""
     loss = trainer.evaluate()["eval_loss"] if data.validation else None
     examples = data.validation[: run.profile.run.samples]
     texts = trainer.generate(examples, run.profile.run.sample_tokens) if examples else []
     predictions = [Prediction(example=e, answer=text) for e, text in zip(examples, texts, strict=True)]
-    scores = plugins.score(run, predictions) if predictions else {}
+    scores = plugins.score(run, predictions) if predictions and run.world.is_main else {}
     return Judgement(loss=loss, scores=scores, answers=tuple(_answer(p, processor) for p in predictions))
 
 

@@ -11,7 +11,9 @@ import attrs
 from ftcore.discovery import Installed, Source, config_class, discover
 from ftcore.disk import disk_problems
 from ftcore.errors import PluginError, Problem, ProfileError
+from ftcore.hardware.findings import hardware_problems
 from ftcore.isolation import Report, Traced
+from ftcore.placement import launch_problems, world_size
 from ftcore.plugins import Active, Plugins, build_plugins
 from ftcore.profile import LayeredProfile, Table, read_profile
 from ftcore.sensible import contradictions, doubts
@@ -45,11 +47,18 @@ class LoadedProfile:
         """The resolved profile as plain tables: every option with its value, paths absolute."""
         tables = {name: as_table(getattr(self.profile, name)) for name in CORE_TABLES}
         tables["run"]["name"] = self.run_name
-        *below, _, _ = self.source.layers
-        if below and self.profile.hardware.profile.endswith(".toml"):  # relative to the profile, not to the run
-            tables["hardware"]["profile"] = str(below[0].file)
+        tables["hardware"]["profile"] = self._hardware_profile()
         plugins = {plugin.source.name: as_table(plugin.config) for plugin in self.active if not plugin.fallback}
         return {**tables, "plugin": plugins}
+
+    def _hardware_profile(self) -> str | list[str]:
+        """`hardware.profile`, with paths that do not hang on the profile's folder."""
+        *below, profile, _ = self.source.layers
+        named = self.profile.hardware.profile
+        names = [named] if isinstance(named, str) else [*named]
+        if below:
+            names = [str(profile.folder / name) if name.endswith(".toml") else name for name in names]
+        return names[0] if isinstance(named, str) else names
 
 
 def load_profile(
@@ -68,7 +77,7 @@ def load_profile(
     source = read_profile(Path(path), sets=sets, switch_on=switch_on, switch_off=switch_off, resolved=resolved)
     tables, problems = _core_tables(source)
     active, plugin_problems, broken = _active_plugins(source, discover())
-    profile = Profile(**tables)
+    profile = _with_dividing_micro_batch(source, Profile(**tables))
     found = (finding for finding in contradictions(profile) if finding[0][0] in tables)
     problems += [*source.problems, *plugin_problems, *(source.problem(key, text) for key, text in found)]
     if problems:
@@ -88,8 +97,11 @@ def check_profile(
     plugins, conflicts = build_plugins(loaded.active, report=report, record=record)
     if conflicts:  # what is checked depends on which plugins stay
         raise ProfileError(loaded.source.locate(problem) for problem in conflicts)
-    found = [loaded.source.locate(problem) for problem in (*plugins.check(run), *disk_problems(run))]
+    found = [
+        loaded.source.locate(problem) for problem in (*plugins.check(run), *disk_problems(run), *launch_problems(run))
+    ]
     found += [loaded.source.problem(key, text, "warning") for key, text in doubts(loaded.profile)]
+    found += hardware_problems(loaded.source, loaded.profile)
     if any(problem.severity == "error" for problem in found):
         raise ProfileError(found)
     return plugins, found
@@ -123,6 +135,16 @@ def _core_tables(source: LayeredProfile) -> tuple[dict[str, Any], list[Problem]]
             hint = nearest(name, [*CORE_TABLES, "plugin"])
             problems.append(source.problem((name,), f"unknown table{hint}"))
     return tables, problems
+
+
+def _with_dividing_micro_batch(source: LayeredProfile, profile: Profile) -> Profile:
+    """What a machine can hold is no divisor of every batch: a hardware profile's micro-batch is taken down to one."""
+    train, layer = profile.train, source.layer_of(("train", "micro_batch_size"))
+    if train.micro_batch_size is None or layer is None or layer not in source.layers[:-2]:
+        return profile
+    share = max(1, train.batch_size // world_size(profile.hardware))
+    micro = next(rows for rows in range(min(train.micro_batch_size, share), 0, -1) if share % rows == 0)
+    return attrs.evolve(profile, train=attrs.evolve(train, micro_batch_size=micro))
 
 
 def _table(source: LayeredProfile, cls: type[Any], key: KeyPath) -> tuple[Any, list[Problem]]:

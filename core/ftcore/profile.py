@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,31 +9,13 @@ from typing import Any
 
 import attrs
 
+from ftcore.accelerate_file import read_accelerate_file
 from ftcore.errors import Problem, ProfileError, Severity
 from ftcore.hardware import find_hardware_profile
+from ftcore.layer import DOTTED_BOMB, TOO_DEEP, Layer, check_caps, read_layer
 from ftcore.locate import KEY, KeyPath, line_of
 
-MAX_BYTES = 256 * 1024
-MAX_DEPTH = 16
-MAX_KEY = 128
-MAX_KEYS = 512
-
-# tomllib takes quadratic time for a dotted key of thousands of parts. Atomic groups: the text may be hostile here, too.
-_PART = r"""(?>(?<![\w-])[\w-]+|"(?>[^"\\\n]|\\.)*"|'[^'\n]*')"""
-_DOTTED_BOMB = re.compile(rf"(?>{_PART}[ \t]*\.[ \t]*){{{2 * MAX_DEPTH}}}")
-_TOO_DEEP = f"nested over {MAX_DEPTH} levels deep; flatten it"
-
 Table = dict[str, Any]
-
-
-@attrs.frozen(kw_only=True)
-class Layer:
-    """One source of keys: a file, or what the command line added. Relative paths hang on `folder`."""
-
-    tables: Table
-    folder: Path
-    file: Path | None = None
-    text: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -56,7 +37,7 @@ class LayeredProfile:
         for length in range(len(key), 0, -1):
             layer = self.layer_of(key[:length])
             if layer is not None:
-                line = line_of(layer.text, key) if layer.file else None
+                line = layer.line_of(key) if layer.file else None
                 return Problem(message=message, key=dotted, file=layer.file, line=line, severity=severity)
         return Problem(message=message, key=dotted, file=self.layers[-1].file, severity=severity)
 
@@ -81,79 +62,15 @@ def read_profile(
     Raises `ProfileError` when `path` itself cannot be read; what else is wrong is in `problems`.
     """
     problems: list[Problem] = []
-    profile = _read_layer(path)
+    profile = read_layer(path)
     command_line = _command_line_layer(sets, switch_on, problems)
     top = _merge([profile.tables, command_line.tables])
-    hardware = [] if resolved else _hardware_layer(top, profile, problems)
-    layers = (*hardware, profile, command_line)
+    hardware = [] if resolved else _hardware_layers(top, profile, problems)
+    accelerate = [] if resolved else _accelerate_layer(profile, command_line, problems)
+    layers = (*hardware, *accelerate, profile, command_line)
     tables = _merge(layer.tables for layer in layers)
     problems += _switch_off(tables, switch_off)
     return LayeredProfile(name=path.stem, tables=tables, layers=layers, problems=tuple(problems))
-
-
-def _read_layer(path: Path) -> Layer:
-    text = _read_text(path)
-    bomb = _DOTTED_BOMB.search(text)
-    if bomb:
-        raise ProfileError([Problem(message=_TOO_DEEP, file=path, line=text.count("\n", 0, bomb.start()) + 1)])
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ProfileError([_syntax_problem(path, str(error))]) from None
-    except RecursionError:
-        raise ProfileError([Problem(message="nested too deeply; flatten it", file=path)]) from None
-    except ValueError as error:  # tomllib lets int() and datetime() speak for themselves
-        raise ProfileError([Problem(message=f"not valid TOML: {error}", file=path)]) from None
-    _check_caps(path, tables)
-    return Layer(tables=tables, folder=path.resolve().parent, file=path, text=text)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if not path.exists():
-            raise ProfileError(f"no such profile: {path} (looked in {path.absolute().parent})")
-        if not path.is_file():
-            raise ProfileError(f"{path} is no file; name a profile such as profile.toml")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from None
-    if len(data) > MAX_BYTES:
-        raise ProfileError(f"{path}: over {MAX_BYTES // 1024} KiB; a profile holds settings, not data")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ProfileError([Problem(message="not UTF-8; save the file as UTF-8", file=path, line=line)]) from None
-
-
-def _syntax_problem(path: Path, message: str) -> Problem:
-    text, _, place = message.partition(" (at ")
-    words = place.rstrip(")").replace(",", "").split()
-    line = int(words[1]) if words[:1] == ["line"] else None
-    at_end = " at the end of the file" if place.startswith("end") else ""
-    return Problem(message=f"not valid TOML: {text[:1].lower()}{text[1:]}{at_end}", file=path, line=line)
-
-
-def _check_caps(path: Path, tables: Table) -> None:
-    pending: list[tuple[int, Any]] = [(1, tables)]
-    keys = 0
-    while pending:
-        depth, value = pending.pop()
-        if depth > MAX_DEPTH:
-            raise ProfileError([Problem(message=_TOO_DEEP, file=path)])
-        if isinstance(value, dict):
-            long = next((key for key in value if len(key) > MAX_KEY), None)
-            if long is not None:
-                text = f"a key of {len(long)} characters ({long[:20]}...); the longest allowed has {MAX_KEY}"
-                raise ProfileError([Problem(message=text, file=path)])
-            pending += [(depth + 1, child) for child in value.values()]
-            keys += len(value) + 1
-            if keys > MAX_KEYS:
-                text = f"over {MAX_KEYS} keys and tables; a profile holds settings, not data"
-                raise ProfileError([Problem(message=text, file=path)])
-        elif isinstance(value, list):
-            pending += [(depth + 1, child) for child in value]
 
 
 def _command_line_layer(sets: Sequence[str], switch_on: Sequence[str], problems: list[Problem]) -> Layer:
@@ -173,15 +90,15 @@ def _parse_set(text: str) -> Table:
         raise ProfileError(f"--set {text}: write key=value, such as train.learning_rate=3e-4")
     if not KEY.fullmatch(key.strip()):
         raise ProfileError(f"--set {text}: {key!r} is no key; write table.key=value")
-    if _DOTTED_BOMB.search(key):
-        raise ProfileError(f"--set {key[:20]}...: {_TOO_DEEP}")
+    if DOTTED_BOMB.search(key):
+        raise ProfileError(f"--set {key[:20]}...: {TOO_DEEP}")
     try:
         table = tomllib.loads(f"{key} = {value}")
     except (ValueError, RecursionError):
         table = _set_string(key, value)
     if len(table) != 1:
         raise ProfileError(f"--set {key}: sets one key; repeat --set for another")
-    _check_caps(Path("--set"), table)
+    check_caps(Path("--set"), table)
     return table
 
 
@@ -198,20 +115,43 @@ def _set_string(key: str, value: str) -> Table:
     return dict(table)
 
 
-def _hardware_layer(top: Table, profile: Layer, problems: list[Problem]) -> list[Layer]:
+def _hardware_layers(top: Table, profile: Layer, problems: list[Problem]) -> list[Layer]:
     table = top.get("hardware", {})
-    name = table.get("profile", "auto") if isinstance(table, dict) else "auto"
-    if not isinstance(name, str):
-        return []  # reported when the table is structured
+    named = table.get("profile", "auto") if isinstance(table, dict) else "auto"
+    names = named if isinstance(named, list) else [named]
+    # What is no string is reported when the table is structured.
+    found = [_hardware_layer(name, profile, problems) for name in names if isinstance(name, str)]
+    return [layer for layer in found if layer is not None]
+
+
+def _hardware_layer(name: str, profile: Layer, problems: list[Problem]) -> Layer | None:
     found = find_hardware_profile(name, profile.folder)
     if isinstance(found, Path):
         try:
-            return [_read_layer(found.absolute())]
+            return read_layer(found.absolute())
         except ProfileError as error:
             problems += error.problems
-            return []
+            return None
     file, line = profile.file, line_of(profile.text, ("hardware", "profile"))
     problems.append(Problem(message=found, key="hardware.profile", file=file if line else None, line=line))
+    return None
+
+
+def _accelerate_layer(profile: Layer, command_line: Layer, problems: list[Problem]) -> list[Layer]:
+    for layer in (command_line, profile):
+        table = layer.tables.get("hardware", {})
+        name = table.get("accelerate_config") if isinstance(table, dict) else None
+        if not isinstance(name, str):
+            continue
+        path = layer.folder / name
+        if not path.is_file():
+            line = layer.line_of(("hardware", "accelerate_config")) if layer.file else None
+            text = f"no such file: {name} (looked in {layer.folder})"
+            problems.append(Problem(message=text, key="hardware.accelerate_config", file=layer.file, line=line))
+            return []
+        found = read_accelerate_file(path)
+        problems += found.problems
+        return [Layer(tables=found.tables, folder=path.resolve().parent, file=path, lines=found.lines)]
     return []
 
 

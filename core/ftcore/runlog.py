@@ -42,6 +42,28 @@ class _Saying(logging.Handler):
         self._say(f"{mark}{record.getMessage()}")
 
 
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """What libraries log at WARNING or above goes to the end of this file, and not to a terminal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = _file_handler(path)
+    try:
+        for name in LOGGERS:
+            logging.getLogger(name).addHandler(handler)
+        yield
+    finally:
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(handler)
+        handler.close()
+
+
+def _file_handler(path: Path) -> logging.FileHandler:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+    return handler
+
+
 class RunLog:
     """A display that also writes each line to the run folder. Steps are in `metrics.jsonl`.
 
@@ -51,9 +73,7 @@ class RunLog:
     def __init__(self, folder: Path, display: Display) -> None:
         self._display = display
         self._stack = ExitStack()
-        self._handler = logging.FileHandler(folder / FILE, encoding="utf-8")
-        self._handler.setLevel(logging.WARNING)
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self._handler = _file_handler(folder / FILE)
 
     def __enter__(self) -> RunLog:
         for name in LOGGERS:

@@ -11,14 +11,16 @@ import attrs
 
 from ftcore import judge
 from ftcore.checkpoints import Checkpoint, CheckpointStore
-from ftcore.control import RunControl
+from ftcore.control import FollowingControl, RunControl
 from ftcore.data.prepare import Prepared, clean, prepare
 from ftcore.display import Display
-from ftcore.errors import FtcoreError, Interrupted, RunError
+from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
 from ftcore.files import sync_tree
 from ftcore.manifest import Manifest, artifact_as_json, fingerprint_folder, ledger_as_json, now
 from ftcore.metrics import MetricsLog, cut_metrics
+from ftcore.planning.room import require_room
 from ftcore.plugins import Plugins
+from ftcore.ranks import Ranks
 from ftcore.report import write_report
 from ftcore.runs import METRICS
 from ftcore.signals import StopSignals
@@ -35,8 +37,14 @@ STAGES = (
 )
 
 
+ANOTHER = "another process was told to stop"
+
+
 class Session:
-    """The state of one run while it runs: its manifest, its checkpoints and who is told."""
+    """The state of one run while it runs: its manifest, its checkpoints and who is told.
+
+    Several processes work side by side. Only the main one writes and tells; the others follow what it decides.
+    """
 
     def __init__(self, plugins: Plugins, run: Run, manifest: Manifest, display: Display, signals: StopSignals) -> None:
         self._plugins = plugins
@@ -44,17 +52,21 @@ class Session:
         self._manifest = manifest
         self._display = display
         self._signals = signals
+        self._ranks = Ranks(plugins, run)
+        self._main = run.world.is_main
         self._store = CheckpointStore(folder=run.folder / "checkpoints", keep=run.profile.train.save_limit)
 
     def work(self) -> Outcome:
         """From rows to proved exports."""
         plugins, run = self._plugins, self._run
         _set_threads(run)
-        plugins.run_started(run, copy.deepcopy(self._manifest.settings))
-        prepared = prepare(plugins, run, self._stage)
+        if self._main:
+            plugins.run_started(run, copy.deepcopy(self._manifest.settings))
+        prepared = self._ranks.first_here_first(lambda: prepare(plugins, run, self._stage))
         data = prepared.data
         self._remember_data(prepared)
         self._stage("loading model")
+        require_room(plugins, run, data)
         loaded = plugins.load_model(run, prepared.processor, plugins.quantize(run))
         self._remember_model(loaded)
         loaded = plugins.adapt(run, loaded)
@@ -69,6 +81,8 @@ class Session:
         if after.loss is not None and not math.isfinite(after.loss):
             raise RunError(f"the held-out loss after training is {after.loss}; lower train.learning_rate")
         self._stage("exporting")
+        if not self._main:
+            return Outcome(state=RunState.FINISHED, folder=run.folder, step=step)
         artifacts = self._export(loaded, data, saved)
         finished = judge.outcome(run, before, after, step=step, artifacts=artifacts)
         return attrs.evolve(finished, reason=self._manifest.reason)
@@ -85,6 +99,8 @@ class Session:
     def ended(self, outcome: Outcome) -> None:
         """Write the end into the folder, then tell the observers."""
         clean(self._run)
+        if not self._main:
+            return
         try:
             self._update(attrs.evolve(self._manifest.with_outcome(outcome), ended=now()))
             write_report(self._run.folder, self._manifest)
@@ -93,15 +109,30 @@ class Session:
 
     def _before(self, trainer: Trainer, prepared: Prepared) -> judge.Judgement:
         known = judge.remembered(self._manifest.outcome(self._run.folder))
-        if known is not None and self._store.all() and judge.about(known, self._run, prepared.data):
-            return known
+        if known is None or not judge.about(known, self._run, prepared.data) or not self._store.all():
+            known = None
+        if self._ranks.tell(lambda: known is not None):
+            return known or judge.NOTHING
         before = judge.judge(self._plugins, self._run, trainer, prepared.data, prepared.processor)
         judged = self._manifest.with_outcome(judge.outcome(self._run, before))
         self._update(attrs.evolve(judged, total_steps=trainer.total_steps))
         return before
 
     def _train(self, trainer: Trainer) -> int:
-        checkpoint = self._last_checkpoint()
+        found = self._ranks.tell(self._last_step)
+        checkpoint = self._store.at(found) if found else None
+        step, told = self._steps(trainer, checkpoint) if self._main else self._followed_steps(trainer, checkpoint)
+        if told:
+            self._display.say(f"stopped at step {step}: {told}")
+            self._update(attrs.evolve(self._manifest, stopped_at=step, reason=told))
+        done = bool(told) or step >= trainer.total_steps or self._run.world.size == 1
+        stopped = self._ranks.tell(lambda: self._stop(done=done))
+        if stopped is not None:
+            raise Interrupted(*stopped)
+        return step
+
+    def _steps(self, trainer: Trainer, checkpoint: Checkpoint | None) -> tuple[int, str]:
+        """Train; the last step, and why an observer ended it there, if one did."""
         done = checkpoint.step if checkpoint else 0
         self._store.clean()
         self._store.drop_after(done)
@@ -116,23 +147,34 @@ class Session:
             signals=self._signals,
         )
         try:
-            self._signals.deferred = True
-            step = trainer.train(control, checkpoint.folder if checkpoint else None)
+            with self._signals.held():
+                step = trainer.train(control, checkpoint.folder if checkpoint else None)
         finally:
-            self._signals.deferred = False
             metrics.close()
             self._display.close()
-        if control.stop_reason:
-            self._display.say(f"stopped at step {step}: {control.stop_reason}")
-            self._update(attrs.evolve(self._manifest, stopped_at=step, reason=control.stop_reason))
+        return step, control.stop_reason
+
+    def _followed_steps(self, trainer: Trainer, checkpoint: Checkpoint | None) -> tuple[int, str]:
+        control = FollowingControl(run=self._run, store=self._store, signals=self._signals)
+        with self._signals.held():
+            return trainer.train(control, checkpoint.folder if checkpoint else None), ""
+
+    def _stop(self, *, done: bool) -> tuple[str, ExitCode] | None:
+        """Why training has stopped before its end, if it has: this process was told to stop, or another one was."""
         if self._signals.requested is not None:
-            raise self._signals.requested
-        return step
+            return self._signals.requested.reason, self._signals.requested.exit_code
+        return None if done else (ANOTHER, ExitCode.RESUMABLE)
+
+    def _last_step(self) -> int:
+        """The step to go on from, 0 for the start."""
+        checkpoint = self._last_checkpoint()
+        return checkpoint.step if checkpoint else 0
 
     def _last_checkpoint(self) -> Checkpoint | None:
         if not self._run.resumed:
             return None
-        wanted = self._manifest.last_resume.get("checkpoint")
+        again = self._run.world.restart > 0
+        wanted = None if again else self._manifest.last_resume.get("checkpoint")
         checkpoint = self._store.newest(self._display.say) if wanted is None else self._store.named(wanted)
         if checkpoint is None and self._store.all():
             raise RunError(f"no checkpoint in {self._store.folder} verifies; to begin again, delete that folder")
@@ -143,7 +185,8 @@ class Session:
     def _save(self, trainer: Trainer, loaded: Loaded) -> tuple[Path, Loaded]:
         saved = self._run.folder / ("adapter" if loaded.adapter else "model")
         tuned = trainer.save(saved)
-        sync_tree(saved)
+        if self._main:
+            sync_tree(saved)
         return saved, tuned
 
     def _export(self, loaded: Loaded, data: PreparedData, saved: Path) -> tuple[Artifact, ...]:
@@ -186,7 +229,8 @@ class Session:
 
     def _update(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        manifest.write(self._run.folder)
+        if self._main:
+            manifest.write(self._run.folder)
 
     def _stage(self, title: str) -> None:
         self._display.stage(STAGES.index(title) + 1, len(STAGES), title)

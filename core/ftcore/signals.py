@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -35,6 +37,15 @@ class StopSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For the time of the block, a signal only sets `requested`."""
+        try:
+            self.deferred = True
+            yield
+        finally:
+            self.deferred = False
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         code = CODES[signal.Signals(number)]

@@ -9,6 +9,9 @@ from ftcore.hookspecs import Kind, hook_kinds
 
 SLOTS = (Kind.EXACTLY_ONE, Kind.AT_MOST_ONE)
 
+GOES_WITH = {"sketch_model": "load_model"}
+"""Slots that no fallback keeps for itself: it would sketch another model than the named plugin loads."""
+
 
 def conflicts(manager: pluggy.PluginManager) -> list[Problem]:
     """Slots that two plugins fill, and slots that must be filled and are not."""
@@ -29,10 +32,11 @@ def conflicts(manager: pluggy.PluginManager) -> list[Problem]:
 
 
 def yields_all(manager: pluggy.PluginManager, fallback: str) -> bool:
-    """Whether plugins that the profile names fill every slot of a fallback."""
-    fillers = [_fillers(manager, hook) for hook in _slots()]
-    own = [impls for impls in fillers if any(impl.plugin_name == fallback for impl in impls)]
-    return bool(own) and all(any(not impl.trylast for impl in impls) for impls in own)
+    """Whether plugins that the profile names fill every slot of a fallback, or one that it goes with."""
+    fillers = {hook: _fillers(manager, hook) for hook in _slots()}
+    own = [hook for hook, impls in fillers.items() if any(impl.plugin_name == fallback for impl in impls)]
+    filled = {hook for hook, impls in fillers.items() if any(not impl.trylast for impl in impls)}
+    return bool(own) and all(hook in filled or GOES_WITH.get(hook) in filled for hook in own)
 
 
 def _slots() -> list[str]:

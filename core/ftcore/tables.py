@@ -58,7 +58,10 @@ class RunTable:
 class HardwareTable:
     """`[hardware]`: the machine. The named hardware profile lies under the whole profile."""
 
-    profile: str = option("auto", help="name of a hardware profile, a path to one, or auto to pick by machine")
+    profile: str | tuple[str, ...] = option(
+        "auto",
+        help="hardware profile: a name, a path, auto to pick by machine, or a list of them, of which a later one wins",
+    )
     threads: int = option(0, at_least=0, help="CPU threads for tensor operations; 0 leaves it to torch")
     workers: int = option(0, at_least=0, help="processes that collate batches; 0 collates in the training process")
     device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", help="device to train on; auto takes a GPU if any")

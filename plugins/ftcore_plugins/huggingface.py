@@ -47,6 +47,19 @@ class HuggingFace:
         return processor
 
     @hookimpl
+    def sketch_model(self, run: Run) -> Loaded:
+        """The model on the meta device, in the type that its weights would be read in; reads the config alone."""
+        from ftcore_plugins.common.devices import dtype_of
+        from ftcore_plugins.common.hub import hub_errors
+        from ftcore_plugins.common.sketch import sketch
+
+        table = run.profile.model
+        with hub_errors(table.id, table.revision):
+            config = _config_of(table)
+            model = sketch(config, dtype_of(run), trust_remote_code=table.trust_remote_code)
+        return Loaded(model=model, processor=None, base=table.id, revision=_commit_of(config, table))
+
+    @hookimpl
     def load_model(self, run: Run, processor: Any, quantization: Quantization | None) -> Loaded:
         """Read the weights in `model.dtype`. Raises `RunError` when some are not in the files."""
         import torch
@@ -68,9 +81,7 @@ class HuggingFace:
         if report["missing_keys"]:
             name = min(report["missing_keys"])
             raise RunError(f"model.id: {table.id} has no weights for {name} and would train random ones; name another")
-        # The commit that a branch stood for today, so that the adapter finds the same weights tomorrow.
-        revision = getattr(model.config, "_commit_hash", None) or table.revision
-        return Loaded(model=model, processor=processor, base=table.id, revision=revision)
+        return Loaded(model=model, processor=processor, base=table.id, revision=_commit_of(model.config, table))
 
 
 def choose_padding(tokenizer: Any) -> None:
@@ -81,6 +92,11 @@ def choose_padding(tokenizer: Any) -> None:
     if tokenizer.pad_token is None:
         vocabulary = tokenizer.get_vocab()
         tokenizer.pad_token = next((token for token in PAD_TOKENS if token in vocabulary), tokenizer.eos_token)
+
+
+def _commit_of(config: Any, table: ModelTable) -> str:
+    """The commit that a branch stands for today, so that the adapter finds the same weights tomorrow."""
+    return getattr(config, "_commit_hash", None) or table.revision
 
 
 def _require_room(config: Any, max_length: int) -> None:

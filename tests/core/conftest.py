@@ -213,3 +213,32 @@ def complaints(problems_of: Callable[..., list[Problem]]) -> Callable[..., list[
         return [str(attrs.evolve(p, file=Path(p.file.name)) if p.file else p) for p in problems]
 
     return load
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Puts a driver's tool on PATH, which runs a shell script; there is no other one."""
+    place = tmp_path / "tools"
+    place.mkdir()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{place}:/usr/bin:/bin")
+
+    def install(name: str, script: str) -> None:
+        (place / name).write_text(f"#!/bin/sh\n{script}\n")
+        (place / name).chmod(0o755)
+
+    return install
+
+
+@pytest.fixture
+def gpus(tool: Callable[[str, str], None]) -> Callable[..., None]:
+    """Makes this a machine with NVIDIA GPUs: a name, MiB of memory and a compute capability each."""
+
+    def install(*found: tuple[str, int, float]) -> None:
+        lines = (
+            f"{index}, GPU-{index}a2b, {name}, {memory}, 570.86.10, {capability}"
+            for index, (name, memory, capability) in enumerate(found)
+        )
+        tool("nvidia-smi", "\n".join(["cat <<'END'", *lines, "END"]))
+
+    return install

@@ -62,7 +62,7 @@ def test_version(ftcore, option):
     ("name", "said"),
     [
         ("chek", "ftcore: no such command: chek; did you mean 'check'?"),
-        ("zzz", "ftcore: no such command: zzz; there are cache, check, init, "),
+        ("zzz", "ftcore: no such command: zzz; there are cache, check, "),
         ("--verison", "ftcore: no such option: --verison"),
         ("", "ftcore: no such command: "),
     ],

@@ -221,6 +221,20 @@ def test_a_fallback_keeps_the_slots_that_are_still_empty(desk, build, run):
     assert plugins.load_rows(run).parts[0].rows[0].origin == "rows.jsonl:1", "the named plugin goes first"
 
 
+def test_a_fallback_sketches_no_model_that_another_plugin_loads(desk, build, run):
+    source = """
+class Plugin:
+    @hookimpl(trylast=True)
+    def load_model(self):
+        raise AssertionError
+    @hookimpl(trylast=True)
+    def sketch_model(self):
+        raise AssertionError
+"""
+    desk.installation.plugin("plain", source, fallback=True)
+    assert build().implementers("sketch_model") == []
+
+
 def test_a_fallback_that_the_profile_names_is_configured_by_its_table(desk):
     source = """
         @attrs.frozen

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from ftcore.errors import ProfileError
-from ftcore.profile import MAX_BYTES, MAX_DEPTH, MAX_KEY, read_profile
+from ftcore.layer import MAX_BYTES, MAX_DEPTH, MAX_KEY
+from ftcore.profile import read_profile
 
 SECONDS = 2.0
 """The bound is a second; twice that allows for a busy machine."""

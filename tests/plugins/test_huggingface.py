@@ -106,13 +106,15 @@ def test_check_imports_nothing_heavy() -> None:
     code = (
         "import sys; from pathlib import Path; from ftcore.api import Run, Profile;"
         "from ftcore_plugins.huggingface import HuggingFace; from ftcore_plugins.lora import Lora, Options as L;"
+        "from ftcore_plugins.qlora import QLora, Options as Q;"
         "from ftcore_plugins.merge import Merge, Options as M; from ftcore_plugins.sft import Sft, Options as S;"
         "from ftcore_plugins.tensorboard import TensorBoard, Options as B;"
         "from ftcore_plugins.tiny_model import TinyModel, Options as T;"
         "run = Run(name='x', folder=Path('x'), profile=Profile());"
-        "HuggingFace().check(run); Lora(L()).check(); Merge(M()).check(); Sft(S()).check();"
+        "HuggingFace().check(run); Lora(L()).check(); QLora(Q()).check(run); Merge(M()).check(); Sft(S()).check();"
         "TensorBoard(B()).check(); TinyModel(T()).check(run);"
-        "heavy = {'torch', 'transformers', 'trl', 'peft', 'numpy', 'datasets', 'tensorboard', 'tokenizers'};"
+        "heavy = {'torch', 'transformers', 'trl', 'peft', 'bitsandbytes', 'numpy', 'datasets',"
+        "'tensorboard', 'tokenizers'};"
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

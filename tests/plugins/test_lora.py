@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ftcore.api import Loaded, Row, Rows, RunError
 from ftcore_plugins.lora import Lora, Options
 from ftcore_plugins.tiny_model import Options as TinyOptions
 from ftcore_plugins.tiny_model import TinyModel
-from tiny_kit import Tiny, make_run
+from tiny_kit import SHORT, FakeControl, Tiny, make_run
 
 
 def adapt(tiny: Tiny, folder: Path, **options: Any) -> Loaded:
@@ -86,6 +87,91 @@ def test_targets_are_names_or_their_ends(tiny: Tiny, tmp_path: Path) -> None:
     assert layers == {"layers.0.self_attn.q_proj", "layers.1.self_attn.q_proj", "layers.1.mlp.up_proj"}
 
 
+def test_an_expression_matches_whole_names(tiny: Tiny, tmp_path: Path) -> None:
+    model = adapt(tiny, tmp_path, targets=r".*layers\.1\..*(q|up)_proj").model
+    layers = {name.partition(".lora_")[0].removeprefix("base_model.model.model.") for name in trained(model)}
+    assert layers == {"layers.1.self_attn.q_proj", "layers.1.mlp.up_proj"}
+
+
+def test_an_expression_that_matches_nothing_names_what_is_near(tiny: Tiny, tmp_path: Path) -> None:
+    expected = r"targets: no layer matches '\(q\|v\)_proj', which must match whole names; near it are .*_proj"
+    with pytest.raises(RunError, match=expected):
+        adapt(tiny, tmp_path, targets="(q|v)_proj")
+
+
+@pytest.mark.parametrize("targets", [("mlp",), r".*\.0\.mlp"])
+def test_a_block_is_no_layer(tiny: Tiny, tmp_path: Path, targets: Any) -> None:
+    with pytest.raises(
+        RunError, match=r"no layer with weights but a block; name layers such as .*down_proj, gate_proj"
+    ):
+        adapt(tiny, tmp_path, targets=targets)
+
+
+@pytest.mark.parametrize(
+    ("options", "rank", "layers"),
+    [
+        ({"budget": "low"}, 8, {"q_proj", "v_proj"}),
+        ({"budget": "medium"}, 16, {"q_proj", "k_proj", "v_proj", "o_proj"}),
+        ({"budget": "high"}, 64, {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        ({"budget": "low", "r": 4}, 4, {"q_proj", "v_proj"}),
+        ({"budget": "low", "targets": ("up_proj",)}, 8, {"up_proj"}),
+        ({"budget": "low", "targets": "up_proj"}, 8, {"up_proj"}),
+    ],
+    ids=str,
+)
+def test_a_budget_is_a_preset_that_options_win_over(
+    tiny: Tiny, tmp_path: Path, options: Any, rank: int, layers: set[str]
+) -> None:
+    model = adapt(tiny, tmp_path, **options).model
+    assert {name.split(".")[-4] for name in trained(model)} == layers
+    config = model.peft_config["default"]
+    assert (config.r, config.lora_alpha) == (rank, 2 * rank)
+
+
+def test_a_budget_for_a_model_with_other_names_says_so(tiny: Tiny, tmp_path: Path) -> None:
+    run = tiny.run(tmp_path)
+    loaded = tiny.load(run)
+    for layer in loaded.model.model.layers:
+        layer.self_attn = torch.nn.Module()
+    with pytest.raises(
+        RunError, match=r"plugin\.lora\.budget: no layer is called q_proj, v_proj, .*; name plugin\.lora"
+    ):
+        Lora(Options(budget="low")).adapt(run, loaded)
+
+
+def test_a_rank_over_every_layer_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"plugin\.lora\.r: 65 is over the smaller side of every layer, at most 64 \(.*q_proj"
+    ):
+        adapt(tiny, tmp_path, r=65)
+    assert adapt(tiny, tmp_path, r=64).model  # k_proj is 32 wide
+    with pytest.raises(RunError, match=r"r: 33 .* 32 \(model\.layers\.0\.self_attn\.k_proj\); lower it"):
+        adapt(tiny, tmp_path, r=33, targets=("k_proj",))
+
+
+def test_loraplus_gives_b_its_own_rate(tiny: Tiny, tmp_path: Path) -> None:
+    assert adapt(tiny, tmp_path).rate_factors == {}
+    loaded = adapt(tiny, tmp_path, loraplus_ratio=16.0, targets=("q_proj", "embed_tokens"))
+    [(pattern, factor)] = loaded.rate_factors.items()
+    assert factor == 16.0
+    matched = {name for name in trained(loaded.model) if re.fullmatch(pattern, name)}
+    assert matched == {name for name in trained(loaded.model) if "_B" in name}
+    assert len(matched) == 3
+
+
+def test_loraplus_reaches_the_first_step(tiny: Tiny, tmp_path: Path) -> None:
+    """Adam's first step is the learning rate itself, whatever the gradient."""
+
+    def longest(ratio: float) -> float:
+        run = tiny.run(tmp_path, train={**SHORT, "max_steps": 1, "learning_rate": 1e-4})
+        trainer = tiny.trainer(run, lora=Options(loraplus_ratio=ratio))
+        trainer.train(FakeControl(tmp_path / str(ratio)), None)
+        named = trainer.inner.model.named_parameters()
+        return max(weight.abs().max().item() for name, weight in named if "lora_B" in name)
+
+    assert longest(8.0) == pytest.approx(8 * longest(1.0), rel=1e-3)
+
+
 def test_modules_to_save_are_trained_whole(tiny: Tiny, tmp_path: Path) -> None:
     model = adapt(tiny, tmp_path, modules_to_save=("lm_head",)).model
     assert any("lm_head.modules_to_save" in name for name in trained(model))
@@ -109,6 +195,12 @@ def test_a_name_without_a_layer_is_named_with_its_neighbours(tiny: Tiny, tmp_pat
         adapt(tiny, tmp_path, **{option: ("q_prj",)})
     with pytest.raises(RunError, match=r"no layer is called 'zzz'; near it are .*v_proj"):
         adapt(tiny, tmp_path, **{option: ("zzz",)})
+
+
+def test_every_name_without_a_layer_is_told(tiny: Tiny, tmp_path: Path) -> None:
+    expected = r"no layer is called 'q_prj'; near it are q_proj.*; nor 'up_prj'; near it are up_proj"
+    with pytest.raises(RunError, match=expected):
+        adapt(tiny, tmp_path, targets=("q_prj", "v_proj", "up_prj"))
 
 
 def test_tied_layers_stay_tied(tiny: Tiny, tmp_path: Path) -> None:
@@ -219,8 +311,28 @@ def test_a_gemma_3_of_4b_gets_as_many_as_is_known(tmp_path: Path, vision: bool, 
     assert sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad) == parameters
 
 
-def test_impossible_targets_are_found_early() -> None:
+@pytest.mark.parametrize(
+    ("options", "key", "message"),
+    [
+        ({"targets": ()}, "targets", "empty; name layers"),
+        ({"targets": ""}, "targets", "empty; name layers"),
+        ({"targets": ("all-linear", "q_proj")}, "targets", "all-linear stands alone"),
+        ({"targets": ("q_proj", ".*_proj")}, "targets", "is a regular expression, which stands alone"),
+        ({"targets": "(q_proj"}, "targets", r"'(q_proj' is no regular expression: missing )"),
+        ({"budget": "low", "r": 4, "targets": "q_proj"}, "budget", "both are set; leave one of the three out"),
+        ({"init": "pissa", "dora": True}, "init", "leave one of them out"),
+        ({"pissa_rounds": 4}, "pissa_rounds", "nothing reads this"),
+    ],
+    ids=str,
+)
+def test_options_that_exclude_each_other_are_found_early(options: Any, key: str, message: str) -> None:
     assert Lora(Options()).check() == []
-    for targets in ((), ("all-linear", "q_proj")):
-        [problem] = Lora(Options(targets=targets)).check()
-        assert problem.key == "plugin.lora.targets"
+    [problem] = Lora(Options(**options)).check()
+    assert problem.key == f"plugin.lora.{key}"
+    assert message in problem.message
+
+
+@pytest.mark.parametrize("options", [{"r": 0}, {"alpha": 0.0}, {"dropout": 1.0}, {"loraplus_ratio": 0.0}], ids=str)
+def test_options_have_bounds(options: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Options(**options)

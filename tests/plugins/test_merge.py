@@ -242,7 +242,7 @@ def test_the_card_links_a_base_from_the_hub(tuned: Tuned) -> None:
     from ftcore_plugins.merge.card import model_card
 
     loaded = attrs.evolve(tuned.loaded, base="meta-llama/Llama-3.2-1B", revision="abc")
-    card = model_card(tuned.run, loaded, tuned.data, tuned.saved, "bfloat16")
+    card = model_card(tuned.run, loaded, tuned.data, tuned.saved, dtype="bfloat16")
     assert yaml.safe_load(card.split("---\n")[1])["base_model"] == "meta-llama/Llama-3.2-1B"
     assert "revision `abc`" in card
 

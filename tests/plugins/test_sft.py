@@ -23,7 +23,7 @@ def test_each_step_is_reported_once_with_floats(tiny: Tiny, tmp_path: Path) -> N
     assert {step.total for step in control.steps} == {3}
     assert [step.epoch for step in control.steps] == pytest.approx([2 / 6, 4 / 6, 1.0])
     for step in control.steps:
-        assert set(step.metrics) == {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second"}
+        assert set(step.metrics) == {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "memory"}
         assert all(type(value) is float and math.isfinite(value) for value in step.metrics.values())
     # One epoch: every trained token was counted once.
     counted = sum(label != MASKED for example in tiny.data.train for label in example.labels)

@@ -12,13 +12,17 @@ COMMANDS = {
     "run": "check, train, prove and ship what a profile says",
     "check": "find every mistake in a profile without heavy imports",
     "preview": "show rows as the model will see them, in the terminal or as a page",
+    "plan": "say whether a run fits into memory, how long it takes and what it writes",
+    "inspect": "list the model's linear layers, and what of it is trained",
+    "hardware": "show this machine, the health of its libraries, and the hardware profile that fits it",
+    "tune": "find the micro-batch that fits and is fastest by trying; write it as a hardware profile",
     "plugins": "list the installed plugins, or print the options of one",
     "schema": "print the JSON schema of profiles, for editors",
     "runs": "list runs with state, step and loss",
     "cache": "list or clear the prepared rows that runs share",
     "init": "write a commented profile for a task and this machine",
 }
-HIDDEN = ("worker",)
+HIDDEN = ("worker", "trial")
 RUNNING = ("run", "worker")
 USAGE_ERROR = 2
 RESUMABLE = 75

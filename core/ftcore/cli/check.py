@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ftcore.cli.common import add_profile_arguments, complain, load, print_json
+from ftcore.cli.common import add_profile_arguments, complain, follower, load, print_json
 from ftcore.errors import ExitCode, FtcoreError, ProfileError
 
 
@@ -30,6 +30,8 @@ def main(parsed: argparse.Namespace) -> int:
             raise
         print_json({"ok": False, "problems": [{"message": str(error), "severity": "error"}]})
         return error.exit_code
+    if follower():
+        return 0
     if parsed.json:
         print_json({"ok": True, "problems": [problem.as_json() for problem in warnings]})
         return 0

@@ -57,10 +57,11 @@ def _answered(command: Command, parsed: argparse.Namespace) -> int:
             sys.stdout.flush()  # here, where a reader that has left or a full disk can still be told
         return code
     except FtcoreError as error:
-        complain(str(error))
+        _tell(error)
         return error.exit_code
     except Interrupted as stop:
-        complain(f"stopped: {stop.reason}")
+        if not follower():
+            complain(f"stopped: {stop.reason}")
         return stop.exit_code
     except (OSError, SystemExit):
         raise
@@ -69,6 +70,22 @@ def _answered(command: Command, parsed: argparse.Namespace) -> int:
             raise
         complain(f"unexpected {type(error).__name__}: {error}; set FTCORE_TRACEBACK=1 to see where, and report it")
         return ExitCode.RUN_FAILED
+
+
+def follower() -> int:
+    """The rank of a process that somebody has started beside the main one, which speaks for all; else 0."""
+    rank, size = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    return int(rank) if rank.isdecimal() and size.isdecimal() and int(size) > 1 else 0
+
+
+def _tell(error: FtcoreError) -> None:
+    from ftcore.endings import lost_another
+
+    rank = follower()
+    if not rank:
+        complain(str(error))
+    elif not lost_another(error):  # that one tells its reason itself
+        complain(f"rank {rank}: {error}")
 
 
 def _unheard(error: OSError | SystemExit) -> int:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ftcore.cli.common import add_profile_arguments, load, print_json
+from ftcore.cli.common import add_profile_arguments, follower, load, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +49,10 @@ def main(parsed: argparse.Namespace) -> int:
         else:
             finished = run(load(parsed), display=display, record=record)
     finally:
-        if parsed.trace_hooks:
+        if parsed.trace_hooks and not follower():
             print_trace(traced)
+    if follower():
+        return 0
     if parsed.json:
         print_json(json.loads((finished.folder / REPORT).read_text("utf-8")))
     elif not parsed.quiet:

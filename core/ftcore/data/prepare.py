@@ -106,8 +106,14 @@ def assemble(
 
 
 def clean(run: Run) -> None:
-    """Remove what is of use to one process only."""
-    shutil.rmtree(run.folder / SCRATCH, ignore_errors=True)
+    """Remove what is of use to this process only."""
+    shutil.rmtree(_scratch_folder(run), ignore_errors=True)
+
+
+def _scratch_folder(run: Run) -> Path:
+    """Each process formats for itself what cannot be kept."""
+    rank = run.world.rank
+    return run.folder / (f"{SCRATCH}-{rank}" if rank else SCRATCH)
 
 
 def _encoded(plugins: Plugins, run: Run, index: Index, format_: Format) -> Encoded:
@@ -128,7 +134,7 @@ def _encoded(plugins: Plugins, run: Run, index: Index, format_: Format) -> Encod
 def _scratch(run: Run, build: Callable[[Path], None]) -> Path:
     """A folder of this run only, for rows that cannot be kept."""
     clean(run)
-    folder = run.folder / SCRATCH
+    folder = _scratch_folder(run)
     try:
         folder.mkdir(parents=True)
         build(folder)
@@ -154,7 +160,7 @@ def _key(run: Run, index: Index, format_: Format, code: str) -> str:
 
 
 def _set_aside(broken: Sequence[Broken], run: Run) -> None:
-    if not broken or not run.folder.is_dir():
+    if not broken or not run.folder.is_dir() or not run.world.is_main:
         return
     records = ({"origin": row.origin, "reason": row.reason, "raw": row.raw} for row in broken)
     text = "".join(f"{json.dumps(record)}\n" for record in records)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ftcore.api import Run, RunError
 
 
@@ -10,11 +12,13 @@ def device_of(run: Run) -> str:
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    wanted = run.profile.hardware.device
+    wanted: str = run.profile.hardware.device
     if wanted == "auto":
-        return next(name for name, present in there.items() if present)
+        wanted = next(name for name, present in there.items() if present)
     if not there[wanted]:
         raise RunError(f"hardware.device: torch {torch.__version__} finds no {wanted} on this machine; set it to auto")
+    if wanted != "cuda":  # accelerate imports DeepSpeed where it is, which misses a GPU aloud
+        os.environ.setdefault("DS_ACCELERATOR", wanted)
     return wanted
 
 

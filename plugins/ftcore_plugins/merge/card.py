@@ -17,8 +17,11 @@ LEFT_OUT = {"log_steps", "save_steps", "save_limit", "eval_steps", "micro_batch_
 ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora", "modules_to_save", "bias")
 
 
-def model_card(run: Run, loaded: Loaded, data: PreparedData, saved: Path, dtype: str) -> str:
-    """Markdown with YAML front matter, as the hub reads it; no path of this machine is in it."""
+def model_card(run: Run, loaded: Loaded, data: PreparedData, saved: Path, *, dtype: str, quantized: str = "") -> str:
+    """Markdown with YAML front matter, as the hub reads it; no path of this machine is in it.
+
+    `quantized` is the kind of quantization that the adapter was trained on, such as nf4.
+    """
     base, local = _base(loaded)
     ledger = data.ledger
     lines = [
@@ -33,6 +36,7 @@ def model_card(run: Run, loaded: Loaded, data: PreparedData, saved: Path, dtype:
         "",
         f"Fine-tuned from {f'a local model, {base}' if local else f'[{base}](https://huggingface.co/{base})'} "
         f"by [ftcore](https://pypi.org/project/ftcore/){_revision(loaded)}. Weights are {dtype}.",
+        *_merged_into(quantized),
         "",
         "The licence is unknown: the base model's terms apply, and those of the data.",
         "",
@@ -46,10 +50,18 @@ def model_card(run: Run, loaded: Loaded, data: PreparedData, saved: Path, dtype:
         "",
         "## Versions",
         "",
-        *_table({name: found for name in PACKAGES if (found := _version(name))}),
+        *_table(
+            {name: found for name in (*PACKAGES, *(["bitsandbytes"] if quantized else [])) if (found := _version(name))}
+        ),
         "",
     ]
     return "\n".join(lines)
+
+
+def _merged_into(quantized: str) -> Iterator[str]:
+    if quantized:
+        yield ""
+        yield f"The adapter was trained on weights quantized to {quantized}, and is merged into those, dequantized."
 
 
 def _base(loaded: Loaded) -> tuple[str, bool]:
@@ -83,6 +95,10 @@ def _table(values: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---|"
     for name, value in values.items():
         yield f"| {name} | {value} |"
+
+
+def _packages(quantized: str) -> tuple[str, ...]:
+    return (*PACKAGES, "bitsandbytes") if quantized else PACKAGES
 
 
 def _version(package: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from ftcore.api import Loaded, PreparedData, Problem, Run, Trainer, hookimpl, option
+from ftcore_plugins.common.quiet import quiet_logger
 from ftcore_plugins.common.requirements import missing
 
 
@@ -37,13 +38,26 @@ class Sft:
         self.config = config
 
     @hookimpl
-    def check(self) -> Sequence[Problem]:
-        """TRL must be there."""
-        return missing("sft", "train", "torch", "transformers", "trl", "datasets")
+    def check(self, run: Run) -> Sequence[Problem]:
+        """TRL must be there, and what the optimizer comes from."""
+        return [*missing("sft", "train", "torch", "transformers", "trl", "datasets"), *_optimizer_problems(run)]
 
     @hookimpl
     def make_trainer(self, run: Run, loaded: Loaded, data: PreparedData, args: Mapping[str, Any]) -> Trainer:
         """Build TRL's trainer on rows that are tokenized already; `args` override its `SFTConfig`."""
-        from ftcore_plugins.sft.trainer import make_trainer
+        with quiet_logger("bitsandbytes"):  # TRL imports it if it can, and it tells which kernels it lacks
+            from ftcore_plugins.sft.trainer import make_trainer
 
         return make_trainer(run, loaded, data, self.config, args)
+
+
+def _optimizer_problems(run: Run) -> Iterator[Problem]:
+    optimizer = run.profile.train.optimizer
+    if "8bit" not in optimizer and "paged" not in optimizer:
+        return
+    for problem in missing("sft", "qlora", "bitsandbytes"):
+        yield attrs.evolve(problem, key="train.optimizer")
+    if "paged" in optimizer and run.profile.hardware.device == "cpu":
+        other = optimizer.removeprefix("paged_")
+        message = f"{optimizer} moves state between a GPU and its host; on a CPU, set it to {other}"
+        yield Problem(key="train.optimizer", message=message, severity="warning")

@@ -15,12 +15,24 @@ from ftcore_plugins.common.generation import stop_tokens
 
 
 def answer(
-    model: Any, processor: Any, data: PreparedData, examples: Sequence[Example], max_new_tokens: int
+    model: Any,
+    processor: Any,
+    data: PreparedData,
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    *,
+    device: Any = None,
+    together: bool = False,
 ) -> list[str]:
-    """One text for each example, up to its end-of-turn token. The model must be in evaluation mode."""
+    """One text for each example, up to its end-of-turn token. The model must be in evaluation mode.
+
+    `device` is where it calculates, if its weights lie elsewhere. If it takes several ranks to run, all of them go on
+    until the last has its answers `together`.
+    """
     tokenizer = getattr(processor, "tokenizer", processor)
     batch = left_padded({name: value for name, value in data.collate(prompts(examples)).items() if name != "labels"})
-    batch = {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in batch.items()}
+    place = device or model.device
+    batch = {name: value.to(place) if torch.is_tensor(value) else value for name, value in batch.items()}
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -29,7 +41,7 @@ def answer(
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else data.end_of_turn,
     )
     with torch.no_grad(), _generating_by(config, model):
-        rows = model.generate(**batch)
+        rows = model.generate(**batch, synced_gpus=together)
     new = rows[:, batch["input_ids"].shape[1] :].tolist()
     return [str(tokenizer.decode(_until(row, data.end_of_turn), skip_special_tokens=True)) for row in new]
 

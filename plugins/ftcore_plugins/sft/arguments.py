@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -82,6 +81,7 @@ def _settings(run: Run, rows: int, config: Options) -> dict[str, Any]:
         "dataloader_pin_memory": device == "cuda",
         "seed": run.profile.run.seed,
         "data_seed": run.profile.run.seed,
+        "ddp_broadcast_buffers": False,  # they do not change while training
         **_left_to_the_engine(),
     }
 
@@ -109,7 +109,7 @@ def split_batch(run: Run) -> tuple[int, int]:
 
     Raises `RunError` when the global batch does not come out whole.
     """
-    train, world = run.profile.train, int(os.environ.get("WORLD_SIZE", "1"))
+    train, world = run.profile.train, run.world.size
     share = max(1, train.batch_size // world)
     micro = min(train.micro_batch_size or share, share)  # a machine may hold more than a small batch has
     if train.batch_size % (micro * world):

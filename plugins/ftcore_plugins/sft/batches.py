@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import attrs
 import torch
 
 from ftcore.api import MASKED, Collate, Example, RunError
+from ftcore_plugins.sft.ranks import Ranks
 
 ORIGINS = "origins"
 """Key of a batch that tells where its rows come from; taken out before the model sees the batch."""
@@ -58,11 +60,21 @@ class HeldOut:
     collate: Collate
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return (self.collate(batch) for batch in self._batches())
+
+    def of(self, ranks: Ranks) -> Iterator[tuple[Mapping[str, Any], bool]]:
+        """The batches of this rank, as many as on any other; False marks one that counts on another rank."""
+        batches = self._batches()
+        while turn := list(islice(batches, ranks.size)):
+            own = ranks.rank < len(turn)
+            yield self.collate(turn[ranks.rank if own else 0]), own
+
+    def _batches(self) -> Iterator[Sequence[Example]]:
         for start in range(0, len(self.examples), GROUPED * self.rows):
             stop = min(start + GROUPED * self.rows, len(self.examples))
             group = sorted((self.examples[row] for row in range(start, stop)), key=lambda row: -len(row.input_ids))
             for first in range(0, len(group), self.rows):
-                yield self.collate(group[first : first + self.rows])
+                yield group[first : first + self.rows]
 
 
 @attrs.frozen

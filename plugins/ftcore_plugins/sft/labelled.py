@@ -25,7 +25,8 @@ class LabelledLoss:
     its output layer on hidden states of shape (rows, tokens, width) gets the ordinary, full logits.
     """
 
-    def __init__(self, model: Any, *, enabled: bool) -> None:
+    def __init__(self, model: Any, *, enabled: bool, device: torch.device | None = None) -> None:
+        self.device = device
         self._head = model.get_output_embeddings() if enabled else None
 
     def __call__(self, model: Any, inputs: Mapping[str, Any], *, reduction: str = "sum") -> torch.Tensor:

@@ -67,7 +67,7 @@ def _padded(rows: Sequence[Example]) -> dict[str, torch.Tensor]:
 
 
 def _losses(model: Any, loss: LabelledLoss, batch: Mapping[str, Any]) -> torch.Tensor:
-    inputs = {name: value.to(model.device) for name, value in batch.items() if name != ORIGINS}
+    inputs = {name: value.to(loss.device or model.device) for name, value in batch.items() if name != ORIGINS}
     try:
         return loss(model, inputs, reduction="none")
     except TypeError as error:

@@ -23,22 +23,20 @@ class RandomState:
 
 
 def capture() -> RandomState:
-    """The state of Python, numpy and torch, on the CPU and on every GPU."""
+    """The state of Python, numpy and torch, on the CPU and on this process's GPU: on the others, others train."""
     version, words, gauss = random.getstate()
     numpy_state: dict[str, Any] = np.random.get_state(legacy=False)
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     tensors = {
         "python": torch.tensor(words, dtype=torch.int64),
         "numpy": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
         "torch": torch.get_rng_state(),
-        **{f"cuda.{index}": state for index, state in enumerate(devices)},
+        **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}),
         **({"mps": torch.mps.get_rng_state()} if torch.backends.mps.is_available() else {}),
     }
     numbers = {
         "python": {"version": version, "gauss": gauss},
         "numpy": {key: numpy_state[key] for key in ("bit_generator", "has_gauss", "gauss")},
         "numpy_position": int(numpy_state["state"]["pos"]),
-        "cuda_devices": len(devices),
     }
     return RandomState(tensors=tensors, numbers=numbers)
 
@@ -54,8 +52,12 @@ def restore(state: RandomState) -> None:
     if torch.backends.mps.is_available():
         torch.mps.set_rng_state(tensors["mps"])
     if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            torch.cuda.set_rng_state(tensors[f"cuda.{index}"], index)
+        torch.cuda.set_rng_state(tensors["cuda"])
+
+
+def move(number: int) -> None:
+    """Go on with numbers of one's own: seeded by the state that is there and `number`."""
+    torch.manual_seed(int(torch.randint(2**31, ())) + number)
 
 
 @contextmanager

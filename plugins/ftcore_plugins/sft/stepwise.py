@@ -5,7 +5,10 @@ Each override says which method of `transformers.Trainer` or TRL it replaces, an
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +16,59 @@ import torch
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from transformers import PrinterCallback
-from transformers.trainer_pt_utils import nested_gather
 from trl import SFTConfig, SFTTrainer
 
-from ftcore.api import MASKED, Control, PreparedData, RunError, Step
-from ftcore_plugins.sft import Options, checkpoint
+from ftcore.api import MASKED, Control, PreparedData, RunError, Step, World
+from ftcore_plugins.sft import Options, checkpoint, memory
 from ftcore_plugins.sft.batches import ORIGINS, HeldOut, checked
 from ftcore_plugins.sft.labelled import LabelledLoss
+from ftcore_plugins.sft.layout import LaidOutTrainer
 from ftcore_plugins.sft.order import StepOrder
 from ftcore_plugins.sft.randomness import undisturbed
+from ftcore_plugins.sft.ranks import Filled, RankOrder
 from ftcore_plugins.sft.rows import TrainingRows
+from ftcore_plugins.sft.unrounded import unrounded
 
 PLAIN = frozenset({DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU})
 
 
-class StepwiseTrainer(SFTTrainer):  # type: ignore[misc]
+class StepwiseTrainer(LaidOutTrainer):
     """Reports every optimizer step to a `Control`, obeys it, and checkpoints without pickle."""
 
     def __init__(
-        self, model: Any, processor: Any, rows: TrainingRows, data: PreparedData, *, args: SFTConfig, config: Options
+        self,
+        model: Any,
+        processor: Any,
+        rows: TrainingRows,
+        data: PreparedData,
+        *,
+        args: SFTConfig,
+        config: Options,
+        world: World,
+        rate_factors: Mapping[str, float],
     ) -> None:
         # TRL insists on a `datasets.Dataset` and looks at its first row; our examples take its place below.
         stand_in = Dataset.from_dict({"row": [0]})
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=stand_in,
-            data_collator=rows.collate,
-            processing_class=processor,
-        )
-        self.train_dataset, self._lengths, self._group_steps = rows.items, rows.lengths, config.group_steps
+        with unrounded(model):
+            super().__init__(
+                model=model,
+                args=args,
+                train_dataset=stand_in,
+                data_collator=rows.collate,
+                processing_class=processor,
+            )
+        self.rows = rows.items
+        self.train_dataset = rows.items if world.size == 1 else Filled(rows.items)
+        self._lengths, self._group_steps = rows.lengths, config.group_steps
         self.held_out = HeldOut(data.validation, args.per_device_train_batch_size, data.collate)
         self.remove_callback(PrinterCallback)
         for parameter in self.model.parameters():
-            if parameter.requires_grad:  # master weights: TRL makes them bfloat16 on a quantized model
+            # Master weights: TRL makes them bfloat16 on a quantized model. ZeRO-3 keeps its own.
+            if parameter.requires_grad and not hasattr(parameter, "ds_id"):
                 parameter.data = parameter.data.float()
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.labelled_loss = LabelledLoss(self.model, enabled=config.labelled_logits)
+        self._lay_out(world, rate_factors)
+        self.labelled_loss = LabelledLoss(self.model, enabled=config.labelled_logits, device=self.args.device)
         self._own_loss = self._loss_shifts_labels and self.label_smoother is None and not self.aux_loss_enabled
         if self._own_loss:  # it is a share of the whole step's, so the step's tokens must be counted
             self.model_accepts_loss_kwargs = True
@@ -64,12 +83,10 @@ class StepwiseTrainer(SFTTrainer):  # type: ignore[misc]
         """Train to the end, or to a stop; return the last step's number."""
         self._step_control, self._reported, self._began = control, 0, None
         if resume_from is not None:
-            checkpoint.require_complete(
-                resume_from, process=self.args.process_index, scaler=self.accelerator.scaler is not None
-            )
+            checkpoint.require_complete(resume_from, scaler=self.accelerator.scaler is not None)
             self._reported = checkpoint.read_step(resume_from)
             if self._reported >= self.args.max_steps:  # transformers would take one step more
-                checkpoint.read_weights(resume_from, self.model)
+                checkpoint.read_weights(resume_from, self)
                 return self._reported
         self.model.train()
         self.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
@@ -90,40 +107,31 @@ class StepwiseTrainer(SFTTrainer):  # type: ignore[misc]
 
     def held_out_metrics(self) -> dict[str, float]:
         """`eval_loss` in nats per trained token of the held-out rows; empty without such rows."""
-        total, tokens = 0.0, 0
+        total, tokens = 0.0, 0.0
         with undisturbed(self.model), torch.no_grad(), self.accelerator.autocast():
-            for batch in self.held_out:
-                total += self.labelled_loss(self.model, self._prepare_inputs(batch)).item()
-                tokens += int((batch["labels"][:, 1:] != MASKED).sum())
+            for batch, own in self.held_out.of(self.ranks):
+                loss = self.labelled_loss(self.running_model, self._prepare_inputs(batch)).item()
+                if own:
+                    total += loss
+                    tokens += int((batch["labels"][:, 1:] != MASKED).sum())
+        total, tokens = self.ranks.sums(total, tokens)
         return {"eval_loss": total / tokens} if tokens else {}
-
-    # Loading: called by `train`, in this order
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Trainer's reads whole models, or adapters by PEFT; ours is exact for both."""
-        checkpoint.read_weights(Path(resume_from_checkpoint), model or self.model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
-        """Trainer's unpickles both, and goes on with a fresh state when they are missing."""
-        if checkpoint_folder is not None:
-            checkpoint.read_optimizer_and_scheduler(Path(checkpoint_folder), self.optimizer, self.lr_scheduler)
-
-    def _load_scaler(self, checkpoint_folder: str | None) -> None:
-        """Trainer's unpickles it."""
-        if checkpoint_folder is not None and self.accelerator.scaler is not None:
-            checkpoint.read_scaler(Path(checkpoint_folder), self.accelerator.scaler)
-
-    def _load_rng_state(self, checkpoint_folder: str | None) -> None:
-        """Trainer's unpickles it; called once the batches before the checkpoint have been skipped."""
-        if checkpoint_folder is not None:
-            checkpoint.read_random_state(Path(checkpoint_folder), self.args.process_index)
 
     # Steps
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> StepOrder:  # noqa: ARG002
-        """Trainer's random order, with less padding."""
+    def get_train_dataloader(self) -> Any:
+        """Trainer's, which deals whole micro-batches to the ranks, and some rows twice to come out even."""
+        processes, self.accelerator.state.num_processes = self.accelerator.state.num_processes, 1
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.accelerator.state.num_processes = processes
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:  # noqa: ARG002
+        """Trainer's random order, with less padding; of several ranks, this one's share."""
         rows, seed = self.get_total_train_batch_size(self.args), self.args.data_seed
-        return StepOrder(self._lengths, rows, seed, grouped=self._group_steps)
+        order = StepOrder(self._lengths, rows, seed, grouped=self._group_steps)
+        return order if self.ranks.size == 1 else RankOrder(order, rows, self._train_batch_size, self.ranks)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """Trainer's; it also starts the step's clock and takes out what only we read."""
@@ -165,20 +173,30 @@ class StepwiseTrainer(SFTTrainer):  # type: ignore[misc]
             return super()._clip_grad_norm(model)
         return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> float:
         """Trainer's, called right before the optimizer steps: the last moment to refuse a broken gradient."""
         norm = super()._get_grad_norm(model, grad_norm)
-        self._require_finite("loss", self._tr_loss)
-        if self.accelerator.scaler is None:  # the scaler of fp16 skips such steps by itself, and expects some
-            self._require_finite("gradient norm", torch.as_tensor(norm))
+        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        # The norm is over all ranks; so they find together that it is broken, and each may look for its own loss.
+        # The scaler of fp16 skips such steps by itself, and expects some.
+        broken = not math.isfinite(norm) and self.accelerator.scaler is None
+        if broken or not torch.isfinite(self._tr_loss):
+            raise RunError(self._broken_step(norm) if broken else self._broken_loss([(self._tr_loss, self._origins)]))
         return norm
 
-    def _require_finite(self, what: str, value: torch.Tensor) -> None:
-        if torch.isfinite(value):
-            return
-        rows = ", ".join(self._origins)
-        step = self.state.global_step + 1
-        raise RunError(f"step {step}: the {what} is {value.item()}, before the optimizer stepped; its rows: {rows}")
+    def _broken_step(self, norm: float) -> str:
+        gathered = self.ranks.gathered((self._tr_loss.item(), self._origins))
+        lost = [(loss, origins) for loss, origins in gathered if not math.isfinite(loss)]
+        if lost:
+            return self._broken_loss(lost)
+        return self._broken("gradient norm", norm, [origin for _, origins in gathered for origin in origins])
+
+    def _broken_loss(self, lost: Sequence[tuple[Any, list[str]]]) -> str:
+        return self._broken("loss", float(lost[0][0]), [origin for _, origins in lost for origin in origins])
+
+    def _broken(self, what: str, value: float, origins: Sequence[str]) -> str:
+        before = "" if self.is_deepspeed_enabled else ", before the optimizer stepped"  # its backward pass steps, too
+        return f"step {self.state.global_step + 1}: the {what} is {value}{before}; its rows: {', '.join(origins)}"
 
     def _maybe_log_save_evaluate(
         self,
@@ -193,25 +211,42 @@ class StepwiseTrainer(SFTTrainer):  # type: ignore[misc]
         if number == self._reported or self._step_control is None:
             return  # called again at the end of an epoch
         control, self._reported = self._step_control, number
-        decision = control.step_ended(self._step(number, tr_loss, grad_norm, learning_rate))
+        decision = self.ranks.agreed(control.step_ended(self._step(number, tr_loss, grad_norm, learning_rate)))
         tr_loss.zero_()
         if decision.evaluate:
             control.evaluated(number, self.held_out_metrics())
         if decision.checkpoint:
-            with control.checkpoint(number) as folder:
-                checkpoint.write_checkpoint(folder, self)
+            self._commit(control, number)
         self.control.should_training_stop |= decision.stop
         self._began = None
 
-    def _step(self, number: int, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: float | None) -> Step:
-        loss = nested_gather(tr_loss, self.args.parallel_mode).mean().item()
+    def _commit(self, control: Control, number: int) -> None:
+        """The main rank makes the folder before the others write to it, and commits it once all of them have."""
+        state = checkpoint.trained_state(self)
+        with ExitStack() as stack:
+            if self.ranks.rank == 0:
+                folder = stack.enter_context(control.checkpoint(number))
+            self.ranks.meet()
+            if self.ranks.rank:
+                folder = stack.enter_context(control.checkpoint(number))
+            try:
+                checkpoint.write_checkpoint(folder, self, state)
+            except Exception:
+                self.ranks.sums(1)
+                raise
+            if sum(self.ranks.sums(0)):
+                raise RunError(f"step {number}: another process could not write its part of the checkpoint")
+
+    def _step(self, number: int, tr_loss: torch.Tensor, grad_norm: float, learning_rate: float | None) -> Step:
+        loss = self.ranks.sums(tr_loss.item())[0] / self.ranks.size
         seconds = time.perf_counter() - (self._began or 0.0)
         tokens = float(self._tokens)
         metrics = {
-            "loss": float(loss),
-            "learning_rate": float(learning_rate or 0.0),
-            "grad_norm": float(grad_norm),
+            "loss": loss,
+            "learning_rate": float(learning_rate or 0.0) / self.optimizer.param_groups[0]["rate_factor"],
+            "grad_norm": grad_norm,
             "tokens": tokens,
             "tokens_per_second": tokens / max(seconds, 1e-9),
+            "memory": memory.peak(self.args.device),
         }
         return Step(number=number, total=self.args.max_steps, epoch=float(self.state.epoch or 0.0), metrics=metrics)

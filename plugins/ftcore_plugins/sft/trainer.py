@@ -11,15 +11,18 @@ from transformers.trainer_utils import align_special_tokens
 
 from ftcore.api import Control, Example, Loaded, PreparedData, Run, RunError
 from ftcore_plugins.common.generation import stop_at
+from ftcore_plugins.common.hub import reads_images
 from ftcore_plugins.common.quiet import no_progress_bars, quiet_logger
-from ftcore_plugins.common.staging import staged
 from ftcore_plugins.sft import Options
 from ftcore_plugins.sft.answers import answer
 from ftcore_plugins.sft.arguments import sft_config
 from ftcore_plugins.sft.packing import Packed
 from ftcore_plugins.sft.packing_proof import prove_packing
 from ftcore_plugins.sft.randomness import undisturbed
+from ftcore_plugins.sft.ranks import require_world
 from ftcore_plugins.sft.rows import training_rows
+from ftcore_plugins.sft.saving import write
+from ftcore_plugins.sft.sharded import gathered_at_once
 from ftcore_plugins.sft.stepwise import StepwiseTrainer
 
 
@@ -31,21 +34,42 @@ def make_trainer(run: Run, loaded: Loaded, data: PreparedData, config: Options, 
     if run.profile.hardware.threads:  # where torch was imported before the run, the environment came too late
         torch.set_num_threads(run.profile.hardware.threads)
     rows = training_rows(run, loaded.model, data)
-    settings = sft_config(run, len(rows), config, args)
+    # A row without an image leaves the vision tower unused, for which DDP would wait.
+    unused = {"ddp_find_unused_parameters": reads_images(loaded.model.config)}
+    settings = sft_config(run, len(rows), config, {**unused, **args, **_fsdp_layers(loaded.model, args)})
     with quiet_logger("transformers.trainer_utils"):  # it tells that it aligns tokens, which is what we ask for
         align_special_tokens(loaded.model, loaded.processor)
     stop_at(loaded.model, data.end_of_turn)
     try:
-        inner = StepwiseTrainer(loaded.model, loaded.processor, rows, data, args=settings, config=config)
+        inner = StepwiseTrainer(
+            loaded.model,
+            loaded.processor,
+            rows,
+            data,
+            args=settings,
+            config=config,
+            world=run.world,
+            rate_factors=loaded.rate_factors,
+        )
     except ValueError as error:
         raise RunError(f"the trainer refuses this model: {str(error).partition(chr(10))[0]}") from error
-    return SftTrainer(inner, loaded, data)
+    require_world(run.world, inner.accelerator, settings)
+    inner.shard()
+    return SftTrainer(run, inner, loaded, data)
+
+
+def _fsdp_layers(model: Any, args: Mapping[str, Any]) -> dict[str, Any]:
+    layers = gathered_at_once(model)
+    if not args.get("fsdp") or not layers:
+        return {}
+    return {"fsdp_config": {"transformer_layer_cls_to_wrap": layers, **args.get("fsdp_config", {})}}
 
 
 class SftTrainer:
     """Implements `ftcore.api.Trainer`."""
 
-    def __init__(self, inner: StepwiseTrainer, loaded: Loaded, data: PreparedData) -> None:
+    def __init__(self, run: Run, inner: StepwiseTrainer, loaded: Loaded, data: PreparedData) -> None:
+        self._run = run
         self.inner = inner
         self._loaded = loaded
         self._data = data
@@ -68,9 +92,9 @@ class SftTrainer:
 
     def _prove_packing(self) -> None:
         inner = self.inner
-        if isinstance(inner.train_dataset, Packed):
+        if isinstance(inner.rows, Packed):
             with undisturbed(inner.model), torch.no_grad(), inner.accelerator.autocast():
-                prove_packing(inner.model, inner.labelled_loss, inner.train_dataset, inner.data_collator)
+                prove_packing(inner.running_model, inner.labelled_loss, inner.rows, inner.data_collator)
 
     def evaluate(self) -> Mapping[str, float]:
         """See `ftcore.api.Trainer`; empty without held-out rows."""
@@ -78,23 +102,24 @@ class SftTrainer:
 
     def generate(self, examples: Sequence[Example], max_new_tokens: int) -> Sequence[str]:
         """See `ftcore.api.Trainer`."""
-        model, rows, texts = self.inner.model, self.inner.args.per_device_train_batch_size, list[str]()
-        with undisturbed(model), self.inner.accelerator.autocast():
-            for start in range(0, len(examples), rows):
-                part = examples[start : start + rows]
-                texts += answer(model, self._loaded.processor, self._data, part, max_new_tokens)
-        return texts
+        inner, rows = self.inner, self.inner.args.per_device_train_batch_size
+        parts = [examples[start : start + rows] for start in range(0, len(examples), rows)]
+        texts: dict[int, list[str]] = {}
+        with undisturbed(inner.model), inner.accelerator.autocast():
+            for number, own in inner.ranks.mine(len(parts)):
+                answers = answer(
+                    inner.model,
+                    self._loaded.processor,
+                    self._data,
+                    parts[number],
+                    max_new_tokens,
+                    device=inner.args.device,
+                    together=inner.is_sharded and inner.ranks.size > 1,
+                )
+                texts |= {number: answers} if own else {}
+        everyones = {number: part for own in inner.ranks.gathered(texts) for number, part in own.items()}
+        return [text for number in range(len(parts)) for text in everyones[number]]
 
     def save(self, folder: Path) -> Loaded:
         """See `ftcore.api.Trainer`."""
-        if not self.inner.args.should_save:
-            return self._loaded
-        model = self.inner.model
-        # The base keeps its embeddings; to look whether they grew, PEFT would ask the hub for its config.
-        options = {"save_embedding_layers": False} if self._loaded.adapter else {}
-        with staged(folder) as staging, no_progress_bars():
-            model.save_pretrained(staging, **options)
-            model.generation_config.save_pretrained(staging)
-            self._loaded.processor.save_pretrained(staging)
-            (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty form
-        return self._loaded
+        return write(folder, self._run, self.inner, self._loaded)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ftcore.api import Loaded, Problem, Quantization, Rows, Run, hookimpl
+from ftcore_plugins.common.alone import alone
 from ftcore_plugins.common.devices import dtype_of
 from ftcore_plugins.common.quiet import no_progress_bars
 from ftcore_plugins.common.staging import staged
@@ -31,6 +32,7 @@ class Family(Protocol):
     def read_processor(self, base: Path) -> Any: ...
     def make_model(self, processor: Any) -> Any: ...
     def read_model(self, base: Path, options: dict[str, Any]) -> Any: ...
+    def sketch_config(self) -> Any: ...
 
 
 FAMILIES: Mapping[str, Callable[[Options], Family]] = {"llama": Llama, "gemma3": Gemma3}
@@ -59,14 +61,24 @@ class TinyModel:
         return self.family.read_processor(base) if base.is_dir() else self.family.make_processor(rows)
 
     @hookimpl
+    def sketch_model(self, run: Run) -> Loaded:
+        """The model on the meta device, with as many tokens as `vocabulary_size` allows."""
+        from ftcore_plugins.common.sketch import sketch
+
+        model = sketch(self.family.sketch_config(), dtype_of(run))
+        return Loaded(model=model, processor=None, base=str(run.folder / "base"))
+
+    @hookimpl
     def load_model(self, run: Run, processor: Any, quantization: Quantization | None) -> Loaded:
         """Make the weights once, then read them from the run's folder as from any other."""
         import torch
 
         base = run.folder / "base"
-        if not base.is_dir():
-            self._save(base, processor, run.profile.run.seed)
         options: dict[str, Any] = {"dtype": dtype_of(run), **(quantization.options if quantization else {})}
+        if run.world.is_main and not base.is_dir():
+            self._save(base, processor, run.profile.run.seed)
+        if run.world.size > 1:  # the others read what the main process has made
+            torch.distributed.barrier()
         if run.profile.model.attention != "auto":
             options["attn_implementation"] = run.profile.model.attention
         with no_progress_bars(), torch.random.fork_rng():
@@ -76,9 +88,9 @@ class TinyModel:
     def _save(self, base: Path, processor: Any, seed: int) -> None:
         import torch
 
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), alone():
             torch.manual_seed(seed)
             model = self.family.make_model(processor)
-        with staged(base) as folder, no_progress_bars():
+        with staged(base) as folder, no_progress_bars(), alone():
             model.save_pretrained(folder)
             processor.save_pretrained(folder)

@@ -76,7 +76,9 @@ class Gemma3:
         tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         # An answer ends with its turn; a text, with the text. As in Gemma's own configuration.
         ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TURN)]
-        model = Gemma3ForConditionalGeneration(self._model_config(tokenizer, tokens, ends))
+        images = {f"{name}_token_index": getattr(tokenizer, f"{name}_token_id") for name in ("boi", "eoi", "image")}
+        config = self._model_config(len(tokenizer), tokens, {**images, "eos_token_id": ends})
+        model = Gemma3ForConditionalGeneration(config)
         torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=PROJECTION_RANGE)
         model.generation_config = GenerationConfig(**{**tokens, "eos_token_id": ends})
         return model
@@ -87,18 +89,19 @@ class Gemma3:
 
         return AutoModelForImageTextToText.from_pretrained(base, local_files_only=True, **options)
 
-    def _model_config(self, tokenizer: Any, tokens: dict[str, Any], ends: list[int]) -> Any:
+    def sketch_config(self) -> Any:
+        """The configuration without a tokenizer, whose vocabulary may turn out smaller."""
+        return self._model_config(self.config.vocabulary_size, {}, {})
+
+    def _model_config(self, vocabulary_size: int, tokens: dict[str, Any], marks: dict[str, Any]) -> Any:
         from transformers import Gemma3Config
 
         return Gemma3Config(
-            text_config=self._text_config(len(tokenizer), tokens),
+            text_config=self._text_config(vocabulary_size, tokens),
             vision_config=self._vision_config(),
             mm_tokens_per_image=self.config.image_tokens,
-            boi_token_index=tokenizer.boi_token_id,
-            eoi_token_index=tokenizer.eoi_token_id,
-            image_token_index=tokenizer.image_token_id,
-            eos_token_id=ends,
             initializer_range=INITIALIZER_RANGE,
+            **marks,
         )
 
     def _text_config(self, vocabulary_size: int, tokens: dict[str, Any]) -> Any:

@@ -72,6 +72,10 @@ class Llama:
 
         return AutoModelForCausalLM.from_pretrained(base, local_files_only=True, **options)
 
+    def sketch_config(self) -> Any:
+        """The configuration without a tokenizer, whose vocabulary may turn out smaller."""
+        return self._model_config(self.config.vocabulary_size, {})
+
     def _model_config(self, vocabulary_size: int, tokens: dict[str, Any]) -> Any:
         from transformers import LlamaConfig
 

@@ -10,6 +10,7 @@ import builtins
 import functools
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,8 +45,14 @@ PAD, END = 0, 3
 
 
 def fault(place: str) -> None:
+    """`LIGHT_FAULT_RANK` says on which of several processes, and `LIGHT_FAULT_ONCE` that a restart goes well."""
     where, _, kind = os.environ.get("LIGHT_FAULT", "").partition("=")
-    if where == place:
+    if os.environ.get("LIGHT_FAULT_ONCE") and os.environ.get("FTCORE_RESTART", "0") != "0":
+        return
+    if where == place and os.environ.get("LIGHT_FAULT_RANK", os.environ.get("RANK")) == os.environ.get("RANK"):
+        if kind.startswith("SIG"):
+            os.kill(os.getpid(), signal.Signals[kind])
+            return
         error = RunError if kind == "RunError" else getattr(builtins, kind)
         raise error(0 if kind == "SystemExit" else f"light fault in {place}")
 
@@ -180,6 +187,10 @@ class LightTrainer:
     @hookimpl
     def make_trainer(self, run: Run, loaded: Loaded, data: PreparedData, args: Mapping[str, Any]) -> Arithmetic:
         fault("make_trainer")
+        if run.world.size > 1:
+            from light_ranks import Team
+
+            return Team(run, loaded, data, args["shrink"])
         return Arithmetic(run, loaded, data, args["shrink"])
 
 

@@ -1,0 +1,212 @@
+"""Count a model that lies on the meta device. Walks it by what its modules have, and imports no framework.
+
+A linear layer is a module with `in_features`, `out_features` and a matrix as `weight`. Whatever wraps such a layer and
+was not there before is its adapter, whichever library made it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from ftcore.errors import RunError
+from ftcore.planning.facts import Layer, ModelFacts, Part, Tower
+from ftcore.plugins import Plugins
+from ftcore.values import Loaded, Run
+
+_VISION = re.compile(r"(^|\.)(vision|visual|image)\w*(\.|$)")
+_PROJECTOR = re.compile(r"(^|\.)\w*(projector|merger|connector)\w*(\.|$)")
+MATRIX = 2
+_BLOCK = re.compile(r"\.(\d+)\.")
+
+
+@attrs.frozen(kw_only=True)
+class _Before:
+    """A model as it was before adapters: what must be remembered, since they change it in place."""
+
+    parameters: int
+    identities: frozenset[int]
+    modules: frozenset[int]
+    layers: Mapping[int, Layer]
+    text: Tower
+    vision: Tower | None
+
+
+def sketch(plugins: Plugins, run: Run) -> ModelFacts | None:
+    """The facts of the run's model with its adapters, or None when no plugin draws it without weights.
+
+    Raises `RunError` for what is wrong with the model's configuration or the adapter's targets.
+    """
+    loaded = plugins.sketch_model(run)
+    return None if loaded is None else measure(loaded, lambda: plugins.adapt(run, loaded))
+
+
+def measure(loaded: Loaded, adapt: Callable[[], Loaded] | None = None) -> ModelFacts:
+    """The facts of a model, before and after `adapt` puts adapters on it; what has `requires_grad` then is trained."""
+    before = _remember(loaded.model)
+    return _facts(before, loaded.model.config, adapt() if adapt else loaded)
+
+
+def _remember(model: Any) -> _Before:
+    modules = dict(model.named_modules())
+    parameters = list(model.parameters())
+    config = model.config
+    text, vision = _text_config(config), getattr(config, "vision_config", None)
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return _Before(
+        parameters=sum(parameter.numel() for parameter in parameters),
+        identities=frozenset(map(id, parameters)),
+        modules=frozenset(map(id, modules.values())),
+        layers={id(module): _layer(name, module, output) for name, module in modules.items() if _is_linear(module)},
+        text=_tower(text, modules, vision=False),
+        vision=None if vision is None else _tower(vision, modules, vision=True),
+    )
+
+
+def _is_linear(module: Any) -> bool:
+    weight = getattr(module, "weight", None)
+    return hasattr(module, "in_features") and hasattr(module, "out_features") and getattr(weight, "ndim", 0) == MATRIX
+
+
+def _layer(name: str, module: Any, output: Any) -> Layer:
+    block = _BLOCK.search(name)
+    return Layer(
+        name=name,
+        inputs=int(module.in_features),
+        outputs=int(module.out_features),
+        bias=getattr(module, "bias", None) is not None,
+        part=Part.OUTPUT if module is output else _part(name),
+        block=int(block[1]) if block else None,
+    )
+
+
+def _part(name: str) -> Part:
+    if _PROJECTOR.search(name):
+        return Part.PROJECTOR
+    return Part.VISION if _VISION.search(name) else Part.TEXT
+
+
+def _facts(before: _Before, config: Any, adapted: Loaded) -> ModelFacts:
+    model = adapted.model
+    parameters = list(model.parameters())
+    total = sum(parameter.numel() for parameter in parameters)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    layers = _adapted_layers(model, before)
+    image_tokens, patches = _picture(config)
+    text = _text_config(config)
+    return ModelFacts(
+        base=before.parameters,
+        added=total - before.parameters,
+        trained=sum(parameter.numel() for parameter in trained),
+        trained_base=sum(parameter.numel() for parameter in trained if id(parameter) in before.identities),
+        layers=layers,
+        text=_learning(before.text, layers, Part.TEXT, embeds=_learns_embeddings(model)),
+        vision=None if before.vision is None else _learning(before.vision, layers, Part.VISION, embeds=False),
+        vocabulary=int(getattr(text, "vocab_size", 0) or 0),
+        patches=patches,
+        image_tokens=image_tokens,
+        positions=int(getattr(text, "max_position_embeddings", 0) or 0),
+        adapter=adapted.adapter,
+    )
+
+
+def _adapted_layers(model: Any, before: _Before) -> tuple[Layer, ...]:
+    modules = dict(model.named_modules())
+    found = []
+    for name, module in modules.items():
+        layer = before.layers.get(id(module))
+        if layer is None:
+            continue
+        wrapper = modules.get(name.rpartition(".")[0])
+        own = bool(module.weight.requires_grad)
+        if wrapper is None or id(wrapper) in before.modules or wrapper is model:
+            found.append(attrs.evolve(layer, trained=own))
+        else:
+            found.append(_wrapped(layer, module, wrapper, own=own))
+    return tuple(found)
+
+
+def _wrapped(layer: Layer, module: Any, wrapper: Any, *, own: bool) -> Layer:
+    inner = {id(parameter) for parameter in module.parameters()}
+    added = [item for item in wrapper.parameters() if id(item) not in inner and item.requires_grad]
+    if any(tuple(item.shape) == (layer.outputs, layer.inputs) for item in added):  # a copy that is trained whole
+        return attrs.evolve(layer, trained=True, adapter=sum(item.numel() for item in added))
+    ranks = [min(item.shape) for item in added if len(item.shape) == MATRIX]
+    return attrs.evolve(
+        layer,
+        rank=min(ranks, default=0),
+        adapter=sum(item.numel() for item in added),
+        trained=own,
+        drops=any(float(getattr(part, "p", 0) or 0) > 0 for part in wrapper.modules()),
+    )
+
+
+def _learns_embeddings(model: Any) -> bool:
+    """Whether a gradient goes down to the model's input, because its embeddings are trained."""
+    embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    return embeddings is not None and any(parameter.requires_grad for parameter in embeddings.parameters())
+
+
+def _learning(tower: Tower, layers: tuple[Layer, ...], part: Part, *, embeds: bool) -> Tower:
+    learning = [layer.block for layer in layers if layer.part is part and layer.learns and layer.block is not None]
+    if part is Part.TEXT:  # what comes before it, and learns, is reached through all of its layers
+        embeds |= any(layer.learns for layer in layers if layer.part in (Part.VISION, Part.PROJECTOR))
+    first = 0 if embeds else min(learning, default=tower.blocks)
+    return attrs.evolve(tower, learns_from=first)
+
+
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _tower(config: Any, modules: Mapping[str, Any], *, vision: bool) -> Tower:
+    width, heads = _number(config, "hidden_size", "n_embd", "d_model"), _number(config, "num_attention_heads", "n_head")
+    size = getattr(config, "head_dim", None) or width // heads
+    in_block = {name: module for name, module in modules.items() if ".0." in name and _is_vision(name) == vision}
+    ends = {name.rpartition(".")[2] for name in in_block}
+    norms = [name for name, module in in_block.items() if "norm" in type(module).__name__.lower()]
+    return Tower(
+        width=width,
+        inner=_number(config, "intermediate_size", "n_inner", "ffn_dim", otherwise=4 * width),
+        blocks=_number(config, "num_hidden_layers", "n_layer", "depth"),
+        heads=heads,
+        queries=heads * size,
+        keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
+        norms=len([name for name in norms if _normed_width(in_block[name]) in (0, width)]) or 2,
+        head_norms=any(name.rpartition(".")[2] in ("q_norm", "k_norm") for name in norms),
+        gated="gate_proj" in ends or "gate_up_proj" in ends,
+    )
+
+
+def _normed_width(module: Any) -> int:
+    weight = getattr(module, "weight", None)
+    return 0 if weight is None else int(weight.shape[0])
+
+
+def _is_vision(name: str) -> bool:
+    return _part(name) is not Part.TEXT
+
+
+def _number(config: Any, *names: str, otherwise: int | None = None) -> int:
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            return value
+    if otherwise is not None:
+        return otherwise
+    kind = getattr(config, "model_type", type(config).__name__)
+    raise RunError(f"the configuration of this model ({kind}) has no {names[0]}, so its memory cannot be planned")
+
+
+def _picture(config: Any) -> tuple[int, int]:
+    """Tokens that the language model gets from one picture, and patches that the vision tower sees of it."""
+    vision = getattr(config, "vision_config", None)
+    if vision is None:
+        return 0, 0
+    side, patch = getattr(vision, "image_size", 0) or 0, getattr(vision, "patch_size", 0) or 0
+    patches = (side // patch) ** 2 if side and patch else 0
+    tokens = getattr(config, "mm_tokens_per_image", None) or getattr(config, "image_seq_length", None) or patches
+    return int(tokens), patches

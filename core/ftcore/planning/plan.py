@@ -1,0 +1,98 @@
+"""One plan: what a profile's run needs on one device, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ftcore.errors import RunError
+from ftcore.planning.budget import Budget, budget_of
+from ftcore.planning.facts import ModelFacts
+from ftcore.planning.measure import sketch
+from ftcore.planning.memory import Memory, memory
+from ftcore.planning.rows import Said, bounded, steps_of
+from ftcore.planning.setting import RowShape, Setting, processes_of, setting_of
+from ftcore.planning.speed import Speed, speed
+from ftcore.planning.storage import Storage, storage
+from ftcore.plugins import Plugins
+from ftcore.values import Profile, Quantization, Run, World
+
+
+@attrs.frozen(kw_only=True)
+class Sketch:
+    """What plugins say of a run before anything is loaded. `processes` counts those that run already, if several do."""
+
+    facts: ModelFacts
+    quantization: Quantization | None
+    arguments: Mapping[str, Any]
+    exports: int
+    processes: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What a run needs. `fits` is None where the device's memory is not known."""
+
+    facts: ModelFacts
+    setting: Setting
+    budget: Budget
+    memory: Memory
+    speed: Speed
+    storage: Storage
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the most that is held is within the device's memory."""
+        return None if self.budget.memory is None else self.memory.peak <= self.budget.memory
+
+
+def sketch_run(plugins: Plugins, run: Run) -> Sketch:
+    """Ask the plugins. Raises `RunError` when none of them draws the model without its weights."""
+    # A plan may be for another machine, so nobody is to look for its device in this one.
+    here = attrs.evolve(run, profile=_anywhere(run.profile))
+    facts = sketch(plugins, here)
+    if facts is None:
+        loaders = ", ".join(plugins.implementers("load_model"))
+        raise RunError(f"{loaders} cannot show a model without its weights (hook sketch_model), so nothing is planned")
+    return Sketch(
+        facts=facts,
+        quantization=plugins.quantize(here),
+        arguments=_arguments(plugins, here),
+        exports=len(plugins.implementers("export")),
+        processes=run.world.size if run.world.size > 1 else None,
+    )
+
+
+def quantization_of(plugins: Plugins, run: Run) -> Quantization | None:
+    """How the weights would be read, on whichever machine."""
+    return plugins.quantize(attrs.evolve(run, profile=_anywhere(run.profile)))
+
+
+def make_plan(profile: Profile, known: Sketch, rows: RowShape | None = None, said: Said | None = None) -> Plan:
+    """The plan of a profile whose model is sketched already; only its core tables are read."""
+    facts = known.facts
+    rows = rows or bounded(profile, facts, said or Said())
+    processes = known.processes or processes_of(profile)
+    setting = setting_of(profile, rows, known.quantization, known.arguments, processes)
+    budget = budget_of(profile)
+    return Plan(
+        facts=facts,
+        setting=setting,
+        budget=budget,
+        memory=memory(facts, setting),
+        speed=speed(facts, setting, tflops=budget.tflops, steps=steps_of(profile, rows)),
+        storage=storage(facts, setting, save_limit=profile.train.save_limit, exports=known.exports),
+    )
+
+
+def _anywhere(profile: Profile) -> Profile:
+    return attrs.evolve(profile, hardware=attrs.evolve(profile.hardware, device="auto"))
+
+
+def _arguments(plugins: Plugins, run: Run) -> Mapping[str, Any]:
+    """The trainer's arguments, which say how processes share a model."""
+    size, machines = processes_of(run.profile), run.profile.hardware.machines
+    world = World(size=size, local_size=max(1, size // machines), started_by="ftcore")
+    return plugins.training_args(run if run.world.size > 1 else attrs.evolve(run, world=world))

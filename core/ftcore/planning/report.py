@@ -1,0 +1,174 @@
+"""A plan for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ftcore.planning.advice import Advice
+from ftcore.planning.memory import GIB, Memory
+from ftcore.planning.plan import Plan
+from ftcore.planning.speed import TERA
+
+WORDS: Mapping[str, str] = {
+    "weights": "weights",
+    "quantized": "quantized weights",
+    "adapter": "adapter",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "copies": "copies in the arithmetic's type",
+    "activations": "activations",
+    "logits": "logits",
+    "buckets": "buffers for other devices",
+    "context": "the libraries' own",
+    "slack": "gaps of the allocator",
+}
+SHOWN = 6
+
+
+def plan_as_json(plan: Plan, advice: Sequence[Advice] = ()) -> dict[str, Any]:
+    """Plain values; sizes in bytes, or in GiB where the name says so."""
+    facts, setting, budget = plan.facts, plan.setting, plan.budget
+    known = None if budget.memory is None else budget.memory / GIB
+    return {
+        "fits": plan.fits,
+        "device": {"kind": budget.device, "name": budget.name, "memory_gib": known, "tflops": budget.tflops},
+        "parameters": {"total": facts.total, "trainable": facts.trained, "base": facts.base, "adapter": facts.added},
+        "memory": memory_as_json(plan.memory),
+        "batch": {
+            "micro_batch_size": setting.micro,
+            "accumulation": setting.accumulation,
+            "processes": setting.sharding.parts,
+            "sharding": setting.sharding.name,
+        },
+        "rows": attrs.asdict(setting.rows),
+        "speed": {**attrs.asdict(plan.speed), "flops_per_row": plan.speed.operations},
+        "disk": {**attrs.asdict(plan.storage), "total": plan.storage.total},
+        "advice": [
+            {"change": one.settings, "cost": one.cost, "fits": one.fits, "peak_gib": one.peak / GIB}
+            | {"saves_gib": one.saves / GIB, "slower": one.slower}
+            for one in advice
+        ],
+    }
+
+
+def memory_as_json(memory: Memory) -> dict[str, Any]:
+    """GiB. `torch_gib` is what torch's allocator holds at most: without the context of the driver."""
+    return {
+        "peak_gib": memory.peak / GIB,
+        "torch_gib": (memory.peak - memory.context) / GIB,
+        "tensors_gib": memory.tensors / GIB,
+        "host_gib": memory.host / GIB,
+        "parts": {name: getattr(memory, name) / GIB for name in WORDS},
+    }
+
+
+def plan_lines(plan: Plan, advice: Sequence[Advice] = (), elsewhere: str = "") -> Iterator[str]:
+    """The plan, line by line."""
+    yield verdict(plan)
+    yield ""
+    yield from _model_lines(plan)
+    yield ""
+    yield from _memory_lines(plan.memory)
+    yield ""
+    yield from _time_lines(plan)
+    yield from _disk_lines(plan)
+    if plan.setting.rows.assumed:
+        yield ""
+        yield "assumed, since the rows are not prepared (--prepare counts them):"
+        yield from (f"  {text}" for text in plan.setting.rows.assumed)
+    if plan.fits is False:
+        yield ""
+        yield from _advice_lines(advice, elsewhere)
+
+
+def verdict(plan: Plan) -> str:
+    """One sentence."""
+    peak, budget = f"{plan.memory.peak / GIB:.1f} GiB", plan.budget
+    if budget.memory is None:
+        return f"needs {peak} on {budget.name}; set hardware.memory to see whether it fits"
+    there = f"{budget.memory / GIB:.1f} GiB of {budget.name}"
+    return f"fits: {peak} of the {there}" if plan.fits else f"does not fit: {peak}, more than the {there}"
+
+
+def _model_lines(plan: Plan) -> Iterator[str]:
+    facts, setting = plan.facts, plan.setting
+    share = f"{facts.trained / facts.total:.2%}" if facts.total else ""
+    yield f"model          {facts.base:,} parameters"
+    adapter = f" (adapter {facts.adapter})" if facts.adapter else ""
+    yield f"trained        {facts.trained:,} of {facts.total:,}, {share}{adapter}"
+    rows, shared = setting.rows, f" x {setting.sharding.name}" if setting.sharding.parts > 1 else ""
+    pictures = f" and {rows.images} picture{'s' if rows.images > 1 else ''}" if rows.images else ""
+    yield f"batch          {setting.micro} x {setting.accumulation}{shared} rows"
+    yield f"               of up to {rows.longest} tokens{pictures}, {rows.trained} of them trained"
+
+
+def _memory_lines(memory: Memory) -> Iterator[str]:
+    for name, words in WORDS.items():
+        size = getattr(memory, name)
+        if size:
+            yield f"{words:<34} {_size(size):>12}"
+    yield f"{'at the moment of most':<34} {_size(memory.peak):>12}"
+    if memory.host:
+        yield f"{'and in host memory':<34} {_size(memory.host):>12}"
+
+
+def _time_lines(plan: Plan) -> Iterator[str]:
+    speed = plan.speed
+    if speed.tokens_per_second is None or speed.step_seconds is None:
+        yield f"time           {speed.operations / TERA:.3g} tera-operations a row; hardware.tflops would tell how long"
+        return
+    yield f"time           about {speed.tokens_per_second:,.0f} tokens a second, {speed.step_seconds:.2g} s a step,"
+    yield f"               at {speed.efficiency:.0%} of {plan.budget.tflops:g} tera-operations a second"
+    if speed.hours is not None:
+        yield f"               {hours(speed.hours)} for {speed.steps:,} steps, without evaluations and exports"
+
+
+def _disk_lines(plan: Plan) -> Iterator[str]:
+    disk = plan.storage
+    parts = f"checkpoints {_size(disk.checkpoints)}, result {_size(disk.result)}, exports {_size(disk.exports)}"
+    yield f"disk           {_size(disk.total)}: {parts}"
+
+
+def _advice_lines(advice: Sequence[Advice], elsewhere: str) -> Iterator[str]:
+    fitting = [one for one in advice if one.fits]
+    yield "what to change, cheapest first:" if fitting else "no single change is enough; what saves memory:"
+    for one in (fitting or advice)[:SHOWN]:
+        slower = f"; {one.slower - 1:.0%} slower" if one.slower > 1.005 else ""  # noqa: PLR2004
+        cost = f"; {one.cost}" if one.cost else ""
+        yield f"  {one.settings}: {one.peak / GIB:.1f} GiB, saves {one.saves / GIB:.1f}{slower}{cost}"
+    if elsewhere:
+        yield f"  or {elsewhere}"
+
+
+def hours(value: float) -> str:
+    """A duration for people."""
+    if value >= 1:
+        return f"{value:.1f} hours"
+    return f"{value * 60:.0f} minutes" if value * 60 >= 1 else f"{value * 3600:.0f} seconds"
+
+
+def machine_row(name: str, plan: Plan) -> list[str]:
+    """One line of the table of all hardware profiles."""
+    known, speed = plan.budget.memory, plan.speed
+    return [
+        name,
+        "?" if known is None else f"{known / GIB:.1f}",
+        {True: "fits", False: "no", None: "?"}[plan.fits],
+        f"{plan.memory.peak / GIB:.1f}",
+        f"{plan.setting.micro} x {plan.setting.accumulation}",
+        "?" if speed.tokens_per_second is None else f"{speed.tokens_per_second:,.0f}",
+        "?" if speed.hours is None else hours(speed.hours),
+    ]
+
+
+MACHINE_COLUMNS = ["hardware profile", "GiB", "", "peak GiB", "batch", "tokens/s", "time"]
+
+
+def _size(size: float) -> str:
+    for unit, scale in (("GiB", GIB), ("MiB", 2**20)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size / 1024:.1f} KiB" if size else "nothing"

@@ -1,0 +1,79 @@
+"""Puts a LoRA adapter on a loaded model (Hu et al. 2021, https://arxiv.org/abs/2106.09685). Imports PEFT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import torch
+from peft import LoraConfig, PeftModelForCausalLM, TaskType
+
+from ftcore.api import Loaded, Run, RunError
+from ftcore_plugins.common.adapters.layers import Layers, rank_of
+from ftcore_plugins.common.adapters.options import AdapterOptions, named_targets
+from ftcore_plugins.common.adapters.quantized import never_repack
+from ftcore_plugins.common.adapters.starts import SavedAsLora, WholeWeights, start_pissa
+from ftcore_plugins.common.quiet import no_deprecations
+
+MOST_LETTERS = 300
+TIED_LAYERS = {"embed_tokens", "lm_head"}
+B_MATRICES = r".*\.lora_(embedding_)?B\..*"
+
+
+def adapt(run: Run, loaded: Loaded, plugin: str, config: AdapterOptions) -> Loaded:
+    """Freeze the model and add the adapter, its start drawn from the run's seed.
+
+    On the meta device nothing is drawn or computed, so that a sketch can be counted. Raises `RunError` when a
+    target or a module to save matches no layer, for a rank over the size of every layer, or when there is no
+    vision tower to put adapters on.
+    """
+    settings = _lora_config(loaded.model, plugin, config)
+    sketch = loaded.model.device.type == "meta"
+    never_repack(loaded.model)  # also where the model was saved quantized
+    started = config.init == "pissa" and not sketch
+    kind = SavedAsLora if started else PeftModelForCausalLM
+    # Drawn apart from the global stream, so that what ran before does not change the adapter.
+    with torch.random.fork_rng(enabled=not sketch), no_deprecations():
+        if not sketch:
+            torch.manual_seed(run.profile.run.seed)
+        try:
+            model = kind(loaded.model, settings, low_cpu_mem_usage=sketch)
+        except ValueError as error:
+            cause = str(error).strip().partition("\n")[0][:MOST_LETTERS]
+            raise RunError(f"plugin.{plugin}: PEFT refuses targets or modules_to_save: {cause}") from error
+        if started:
+            model.starts = start_pissa(model, WholeWeights(run, loaded), plugin, config.pissa_rounds)
+    # PEFT fills these in from the model; a plain `PeftModel.from_pretrained` must find our base.
+    settings.base_model_name_or_path, settings.revision = loaded.base, loaded.revision or None
+    return attrs.evolve(loaded, model=model, adapter=plugin, rate_factors=_rate_factors(config))
+
+
+def _rate_factors(config: AdapterOptions) -> dict[str, float]:
+    return {} if config.loraplus_ratio == 1 else {B_MATRICES: config.loraplus_ratio}
+
+
+def _lora_config(model: Any, plugin: str, config: AdapterOptions) -> Any:
+    layers, rank = Layers(plugin, config, model), rank_of(config)
+    left_out = layers.left_out()
+    targets = layers.targets(left_out)
+    layers.require_rank(targets, left_out)
+    return LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=rank,
+        lora_alpha=2 * rank if config.alpha is None else config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        exclude_modules=left_out,
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        modules_to_save=list(config.modules_to_save) or None,
+        bias=config.bias,
+        ensure_weight_tying=_touches_tied_layers(model, config),
+    )
+
+
+def _touches_tied_layers(model: Any, config: AdapterOptions) -> bool:
+    names = (*config.modules_to_save, *named_targets(config))
+    named = {name.rpartition(".")[2] for name in names}
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    return bool(tied and named & TIED_LAYERS)

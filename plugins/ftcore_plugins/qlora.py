@@ -1,0 +1,175 @@
+"""Low-rank adapters on a model whose weights are kept in 4 or 8 bits (QLoRA, https://arxiv.org/abs/2305.14314).
+
+bitsandbytes quantizes the weights as they are read; PEFT adds the adapter.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import attrs
+
+from ftcore.api import Loaded, Problem, Quantization, Run, RunError, hookimpl, option
+from ftcore_plugins.common.adapters.options import AdapterOptions, option_problems
+from ftcore_plugins.common.quiet import quiet_logger
+from ftcore_plugins.common.requirements import missing
+
+# The list takes the place of the defaults of transformers, so the output layer must be on it; each name counts
+# from the model's root. What a model has beside its language model stays whole: it is small, and pictures bear less.
+OUTPUT_LAYERS = ("lm_head", "embed_out")
+VISION = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "connector", "embed_vision")
+LEFT_OUT = (*OUTPUT_LAYERS, *VISION, *(f"model.{name}" for name in VISION))
+
+# Blocks of 64 weights share a scale, https://arxiv.org/abs/2305.14314 section 3: of 4 bytes, or, when quantized
+# again, of one byte with 4 more for each 256 scales.
+SCALE = 4 / 64
+SCALE_AGAIN = 1 / 64 + 4 / (64 * 256)
+TYPICAL_WIDTH = 3000
+"""Inputs of a layer, over which 8-bit weights share a scale of 4 bytes; 700 or 100,000 are 0.5% off."""
+
+NO_MPS = "bitsandbytes is not proved on Apple's GPUs; set hardware.device = 'cpu', or take [plugin.lora]"
+
+
+@attrs.frozen(kw_only=True)
+class Options(AdapterOptions):
+    """Options of `[plugin.qlora]`."""
+
+    bits: Literal[4, 8] = option(4, help="bits that a frozen weight is kept in")
+    quant_type: Literal["nf4", "fp4"] = option("nf4", help="4 bits only: quantiles of a normal distribution, or floats")
+    double_quantization: bool = option(True, help="4 bits only: quantize the scales, too: 0.4 bits a weight less")
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", help="4 bits only: type that weights are brought back to; auto is that of train.precision"
+    )
+    keep: tuple[str, ...] = option(
+        (),
+        help="beginnings of the names of further layers to leave whole, such as model.layers.0; never quantized "
+        "are the output layer, a vision tower and a projector",
+    )
+    init: Literal["default", "pissa", "loftq"] = option(  # type: ignore[assignment]  # one more than `lora` has
+        "default",
+        help="start of the adapter: default changes nothing at first; pissa takes over each layer's largest singular "
+        "values; loftq makes up for the quantization error (https://arxiv.org/abs/2310.08659)",
+    )
+
+
+class QLora:
+    """Quantizes the model's weights and puts a LoRA adapter on them; only the adapter is trained and saved."""
+
+    Config = Options
+
+    def __init__(self, config: Options) -> None:
+        self.config = config
+
+    @hookimpl
+    def check(self, run: Run) -> Sequence[Problem]:
+        """bitsandbytes must be there and know the device, and the options must go together."""
+        faults = [*_option_faults(self.config), *_device_faults(run.profile.hardware.device)]
+        return [
+            *missing("qlora", "qlora", "torch", "peft", "bitsandbytes"),
+            *option_problems("qlora", self.config),
+            *(Problem(key=key, message=message) for key, message in faults),
+        ]
+
+    @hookimpl
+    def quantize(self, run: Run) -> Quantization:
+        """Options for the loader. Raises `RunError` for a type or a device that this machine cannot calculate with."""
+        from transformers import BitsAndBytesConfig
+
+        from ftcore_plugins.common.devices import device_of
+
+        # As the loader imports it, it tells which kernels it lacks; 8-bit layers tell at each step that they cast.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        device = device_of(run)
+        if device == "mps":
+            raise RunError(f"plugin.qlora: {NO_MPS}")
+        # In a group, since transformers would take a plain name for the end of a name, too.
+        skipped = [*LEFT_OUT, *(f"(?:{re.escape(name)})" for name in self.config.keep)]
+        options = {
+            "quantization_config": BitsAndBytesConfig(**self._settings(run, device), llm_int8_skip_modules=skipped),
+            "device_map": {"": run.world.local_rank if device == "cuda" else device},
+        }
+        left_out = (*LEFT_OUT, *self.config.keep)
+        return Quantization(name="qlora", options=options, bytes_per_weight=self._bytes(), left_out=left_out)
+
+    @hookimpl
+    def adapt(self, run: Run, loaded: Loaded) -> Loaded:
+        """Freeze the quantized model and add the adapter, its start drawn from the run's seed.
+
+        Raises `RunError` when the loader has quantized nothing, a target or a module to save matches no layer
+        or one that cannot be trained, or for what the model cannot have.
+        """
+        with quiet_logger("bitsandbytes"):  # it tells which kernels it lacks as it is imported
+            from ftcore_plugins.common.adapters.adapter import adapt
+            from ftcore_plugins.common.adapters.starts import WholeWeights, start_loftq
+
+        sketch = loaded.model.device.type == "meta"
+        if not sketch:
+            self._require_quantized(loaded.model)
+        adapted = adapt(run, loaded, "qlora", self.config)
+        if self.config.init == "loftq" and not sketch:
+            start_loftq(adapted.model, WholeWeights(run, loaded), "qlora")
+        return adapted
+
+    def _bytes(self) -> float:
+        if not _is_4bit(self.config):
+            return 1 + 4 / TYPICAL_WIDTH
+        return 0.5 + (SCALE_AGAIN if self.config.double_quantization else SCALE)
+
+    def _settings(self, run: Run, device: str) -> dict[str, Any]:
+        if not _is_4bit(self.config):
+            return {"load_in_8bit": True}
+        return {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": self.config.quant_type,
+            "bnb_4bit_use_double_quant": self.config.double_quantization,
+            "bnb_4bit_compute_dtype": self._compute_dtype(run, device),
+        }
+
+    def _compute_dtype(self, run: Run, device: str) -> str:
+        from ftcore_plugins.common.devices import gpu_with_bf16, precision_of
+
+        wanted = self.config.compute_dtype
+        if wanted == "auto":
+            return {"bf16": "bfloat16", "fp16": "float16"}.get(precision_of(run), "float32")
+        if wanted == "bfloat16" and device == "cuda" and not gpu_with_bf16(device):
+            raise RunError("plugin.qlora.compute_dtype: this card has no bfloat16; set float16, or leave it at auto")
+        return wanted
+
+    def _require_quantized(self, model: Any) -> None:
+        from ftcore_plugins.common.adapters.quantized import quantized_layers
+
+        layers = [name for name, _ in quantized_layers(model)]
+        if not layers:
+            fix = "switch on a loader that takes the options of quantize, or take [plugin.lora]"
+            raise RunError(f"plugin.qlora: the loader has read the model without quantizing a layer of it; {fix}")
+        for name in layers:
+            whole = next((end for end in self.config.modules_to_save if f".{end}." in f".{name}."), None)
+            if whole is not None:
+                fix = f"adapt it instead, or set plugin.qlora.keep = [{name!r}]"
+                raise RunError(f"plugin.qlora.modules_to_save: {whole} is quantized and cannot be trained whole; {fix}")
+
+
+def _is_4bit(config: Options) -> bool:
+    return config.bits == 4  # noqa: PLR2004
+
+
+def _option_faults(config: Options) -> Iterator[tuple[str, str]]:
+    if _is_4bit(config):
+        return
+    defaults = Options()
+    for name in ("quant_type", "double_quantization", "compute_dtype"):
+        if getattr(config, name) != getattr(defaults, name):
+            yield f"plugin.qlora.{name}", "8-bit weights have none; leave it out, or set bits = 4"
+    if config.dora:  # PEFT 0.21 loses the scales of 8-bit weights when it makes them whole on a CPU
+        yield "plugin.qlora.dora", "needs 4-bit weights; leave it out, or set bits = 4"
+    if config.init != "default":
+        yield "plugin.qlora.init", f"{config.init} needs 4-bit weights; leave it out, or set bits = 4"
+
+
+def _device_faults(device: str) -> Iterator[tuple[str, str]]:
+    if device == "mps" or (device == "auto" and sys.platform == "darwin"):
+        yield "plugin.qlora", NO_MPS

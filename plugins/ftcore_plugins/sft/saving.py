@@ -1,0 +1,61 @@
+"""The tuned model on disk, and back from there where the ranks hold it in parts. Imports transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from ftcore.api import Loaded, Run
+from ftcore_plugins.common.hub import hub_errors, model_class
+from ftcore_plugins.common.quiet import no_deprecations, no_progress_bars
+from ftcore_plugins.common.staging import staged
+from ftcore_plugins.sft.checkpoint import trained_names
+
+
+def write(folder: Path, run: Run, trainer: Any, loaded: Loaded) -> Loaded:
+    """Save the adapter, or the whole model if there is none; return it as one process holds it.
+
+    Every rank calls it; the main one writes.
+    """
+    model, parts = trainer.model, trainer.is_sharded
+    names = trained_names(model) if loaded.adapter else list(model.state_dict())
+    weights = trainer.shards.weights(names) if parts else None
+    unset_hf_deepspeed_config()  # from here on, the main rank loads models for itself, as exporters do
+    if not trainer.args.should_save:
+        return loaded
+    # The base keeps its embeddings; to look whether they grew, PEFT would ask the hub for its config.
+    options: dict[str, Any] = {"save_embedding_layers": False} if loaded.adapter else {}
+    options |= {} if weights is None else {"state_dict": weights}
+    with staged(folder) as staging, no_progress_bars():
+        model.save_pretrained(staging, **options)
+        model.generation_config.save_pretrained(staging)
+        loaded.processor.save_pretrained(staging)
+        (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    return _read(folder, run, model, loaded) if parts else loaded
+
+
+def _read(folder: Path, run: Run, model: Any, loaded: Loaded) -> Loaded:
+    """What was written, on the CPU: it was shared out because it may be larger than a device."""
+    options = {"use_safetensors": True, "attn_implementation": model.config._attn_implementation}
+    trust = {"trust_remote_code": run.profile.model.trust_remote_code}
+    kind = model_class(model.config)
+    with no_progress_bars(), no_deprecations(), torch.random.fork_rng():
+        if not loaded.adapter:
+            whole = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **options, **trust)
+            return attrs.evolve(loaded, model=whole)
+        from peft import PeftModel
+
+        with hub_errors(loaded.base, loaded.revision):
+            base = kind.from_pretrained(loaded.base, dtype=model.config.dtype, **options, **_place(loaded), **trust)
+        return attrs.evolve(loaded, model=PeftModel.from_pretrained(base, folder))
+
+
+def _place(loaded: Loaded) -> dict[str, Any]:
+    """How `from_pretrained` finds the base: a folder without a look at the hub, or a pinned revision."""
+    if Path(loaded.base).is_dir():
+        return {"local_files_only": True}
+    return {"revision": loaded.revision or None}

@@ -1,0 +1,127 @@
+"""What to change first, and when a run is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftcore.errors import RunError
+from ftcore.planning import room
+from ftcore.planning.advice import Advice, Change, advise
+from ftcore.planning.memory import GIB
+from ftcore.planning.plan import Plan, Sketch, make_plan
+from ftcore.planning.report import plan_as_json, plan_lines
+from ftcore.tables import HardwareTable, ModelTable, TrainTable
+from ftcore.values import Profile
+from planned_models import facts, rows
+from test_rows import prepared
+
+LARGE = {
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 16,
+    "vocab_size": 32000,
+}
+KNOWN = Sketch(facts=facts(rank=8, **LARGE), quantization=None, arguments={}, exports=0)
+
+
+def profile(memory: float, **train: Any) -> Profile:
+    hardware = HardwareTable(device="cuda", memory=memory, tflops=100.0, card="A CARD")
+    values = {"max_length": 1024, "batch_size": 8, **train}
+    return Profile(hardware=hardware, train=TrainTable(**values), model=ModelTable())
+
+
+def planned(memory: float, **train: Any) -> tuple[Plan, list[Advice]]:
+    made = profile(memory, **train)
+    plan = make_plan(made, KNOWN, rows(1024))
+    return plan, advise(plan, made, KNOWN, rows=rows(1024))
+
+
+def test_cheapest_change_that_fits_comes_first() -> None:
+    plan, advice = planned(10)
+    assert plan.fits is False
+    assert advice[0].fits
+    assert advice[0].settings.startswith("train.micro_batch_size = ")
+    assert advice[0].saves == pytest.approx(plan.memory.peak - advice[0].peak)
+    assert [one.fits for one in advice] == sorted((one.fits for one in advice), reverse=True)
+
+
+def test_changes_go_together_when_none_is_enough() -> None:
+    plan, _ = planned(10)
+    _, advice = planned(make_plan(profile(10, micro_batch_size=1), KNOWN, rows(1024)).memory.peak / GIB * 0.97)
+    assert "train.micro_batch_size = 1, " in advice[0].settings
+    assert advice[0].fits
+    assert plan.memory.peak > advice[0].peak
+
+
+def test_checkpointing_is_told_to_be_slower() -> None:
+    _, advice = planned(10)
+    (found,) = [one for one in advice if one.settings == "train.activation_checkpointing = true"]
+    assert 1.2 < found.slower < 1.6
+
+
+def test_changes_of_others_are_planned_too() -> None:
+    made = profile(10)
+    plan = make_plan(made, KNOWN, rows(1024))
+    smaller = Sketch(facts=facts(rank=4), quantization=None, arguments={}, exports=0)
+    change = Change(
+        settings="another model", cost="", rank=9, sketched=True, apply=lambda profile, _: (profile, smaller)
+    )
+    found = [
+        one for one in advise(plan, made, KNOWN, rows=rows(1024), others=[change]) if one.settings == "another model"
+    ]
+    assert [one.fits for one in found] == [True]
+
+
+def test_text_and_json_say_the_same() -> None:
+    plan, advice = planned(10)
+    text, values = "\n".join(plan_lines(plan, advice)), plan_as_json(plan, advice)
+    assert f"does not fit: {values['memory']['peak_gib']:.1f} GiB" in text
+    assert values["fits"] is False
+    assert values["parameters"]["trainable"] == KNOWN.facts.trained
+    assert values["memory"]["peak_gib"] == pytest.approx(sum(values["memory"]["parts"].values()))
+    assert values["memory"]["torch_gib"] < values["memory"]["peak_gib"]
+    assert values["advice"][0]["change"] in text
+
+
+class OnlySketch:
+    """Stands for plugins that draw a model."""
+
+    def implementers(self, hook: str) -> list[str]:
+        return ["drawer"] if hook == "sketch_model" else []
+
+
+class Nothing:
+    def implementers(self, hook: str) -> list[str]:
+        return []
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, memory: float, plugins: Any) -> None:
+    from ftcore.values import Run
+
+    monkeypatch.setattr(room, "sketch_run", lambda plugins, run: KNOWN)
+    run = Run(name="r", folder=Path("runs/r"), profile=profile(memory))
+    room.require_room(plugins, run, prepared([1024] * 16, 512))
+
+
+def test_run_that_cannot_fit_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RunError) as caught:
+        refuse(monkeypatch, 10, OnlySketch())
+    text = str(caught.value)
+    assert "A CARD has 10.0" in text
+    assert "set train.micro_batch_size = " in text
+    assert "set hardware.memory to" in text
+
+
+def test_run_that_fits_and_model_that_nobody_draws_are_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse(monkeypatch, 80, OnlySketch())
+    refuse(monkeypatch, 1, Nothing())
+
+
+def test_run_without_room_on_the_disk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "free_bytes", lambda path: 2**20)
+    with pytest.raises(RunError, match=r"checkpoints and result take .* lower train.save_limit"):
+        refuse(monkeypatch, 80, OnlySketch())

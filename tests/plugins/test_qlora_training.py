@@ -1,0 +1,154 @@
+"""QLoRA on a CPU: evaluations change nothing, a resumed run is bit-equal, the merged model is the trained one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from ftcore.api import Decision, Row, Rows, Verdict
+from ftcore_plugins.common.adapters import adapter
+from ftcore_plugins.huggingface import HuggingFace
+from ftcore_plugins.lora import Lora
+from ftcore_plugins.lora import Options as LoraOptions
+from ftcore_plugins.merge import Merge, writer
+from ftcore_plugins.merge import Options as MergeOptions
+from ftcore_plugins.qlora import Options, QLora
+from ftcore_plugins.tiny_model import Options as TinyOptions
+from ftcore_plugins.tiny_model import TinyModel
+from qlora_kit import STEPS, load, losses, run_of, train
+from tiny_kit import SHORT, Tiny, make_run
+
+KINDS = [
+    {},
+    {"quant_type": "fp4", "double_quantization": False},
+    {"bits": 8},
+    {"dropout": 0.2, "dora": True},
+    {"init": "loftq"},
+    {"init": "pissa", "rslora": True},
+]
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+def test_an_evaluation_changes_nothing_and_a_resumed_run_is_bit_equal(
+    tiny: Tiny, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    plain = losses(tiny, tmp_path / "plain", **options)
+    assert len(plain) == STEPS
+    assert plain[-1] < plain[0]
+    run = run_of(tiny, tmp_path / "stopped")
+    first, _ = train(
+        tiny,
+        run,
+        load(tiny, run, **options),
+        lambda step: Decision(evaluate=step.number == 2, checkpoint=step.number == 3, stop=step.number == 3),
+    )
+    torch.manual_seed(99)  # a resume must not lean on it
+    second, again = train(tiny, run, load(tiny, run, **options), start=first.path(3))
+    assert first.losses + second.losses == plain
+    assert again.evaluate() == again.evaluate()
+
+
+def test_what_an_evaluation_does_on_a_newer_cpu_is_prevented(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without our flag, bitsandbytes repacks the weights at an evaluation, and training goes on without gradients."""
+    from bitsandbytes.functional import has_avx512bf16
+
+    plain = losses(tiny, tmp_path / "plain")
+    assert losses(tiny, tmp_path / "evaluated", evaluate=True) == plain
+    if not has_avx512bf16():
+        pytest.skip("this CPU has no AVX512-BF16, so nothing is repacked")
+
+    monkeypatch.setattr(adapter, "never_repack", lambda model: None)
+    assert losses(tiny, tmp_path / "unprotected") == plain
+    broken = losses(tiny, tmp_path / "broken", evaluate=True)
+    assert broken[:3] == plain[:3]
+    assert broken[4:] != plain[4:]
+
+
+def test_checkpointed_activations_change_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    plain = losses(tiny, tmp_path / "plain")
+    run = run_of(tiny, tmp_path / "saved", activation_checkpointing=True)
+    assert train(tiny, run, load(tiny, run))[0].losses == plain
+
+
+def test_trained_weights_are_whole_and_start_as_they_were_made(tiny: Tiny, tmp_path: Path) -> None:
+    """TRL makes them bfloat16 on a quantized model, and what LoftQ has found would be lost."""
+    run = run_of(tiny, tmp_path, max_steps=1, learning_rate=1e-30)
+    loaded = load(tiny, run, init="loftq")
+    before = {name: weight.clone() for name, weight in loaded.model.named_parameters() if weight.requires_grad}
+    train(tiny, run, loaded)
+    after = {name: weight for name, weight in loaded.model.named_parameters() if weight.requires_grad}
+    assert {weight.dtype for weight in after.values()} == {torch.float32}
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [*KINDS, {"init": "pissa", "pissa_rounds": 4}, {"modules_to_save": ("lm_head",), "bias": "all"}],
+    ids=str,
+)
+def test_the_merged_model_is_the_trained_one(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    run = run_of(tiny, tmp_path)
+    loaded = load(tiny, run, **options)
+    _, trainer = train(tiny, run, loaded)
+    trainer.save(tmp_path / "saved")
+
+    def merge() -> Any:
+        return Merge(MergeOptions(dtype="float32")).export(run, loaded, tiny.data, tmp_path / "saved")
+
+    merged = merge()
+    assert merged.proof.verdict is Verdict.PROVED
+    error = merged.proof.figures["kl_mean"]
+    assert error < (1e-3 if "bits" in options else 1e-9)  # 8-bit layers round their inputs, too
+    kind = "int8" if "bits" in options else options.get("quant_type", "nf4")
+    card = (merged.path / "README.md").read_text("utf-8")
+    assert f"trained on weights quantized to {kind}, and is merged into those, dequantized" in card
+    assert "| bitsandbytes |" in card
+    assert "quantization_config" not in json.loads((merged.path / "config.json").read_text("utf-8"))
+    assert merge().proof.figures["kl_mean"] == error  # the model in memory is as it was
+
+    monkeypatch.setattr(writer, "weights_trained_on", lambda _: [])
+    assert merge().proof.figures["kl_mean"] > (1.2 if "bits" in options else 1e6) * error
+
+
+def test_a_base_that_is_saved_quantized_takes_an_adapter_and_merges(tiny: Tiny, tmp_path: Path) -> None:
+    quantized = load(tiny, run_of(tiny, tmp_path / "first")).model.unload()
+    quantized.save_pretrained(tmp_path / "base")
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
+    run = make_run(tmp_path / "run", model={"id": str(tmp_path / "base")}, train={**SHORT, "max_steps": STEPS})
+    plugin = HuggingFace()
+    loaded = Lora(LoraOptions()).adapt(run, plugin.load_model(run, plugin.load_processor(run), None))
+    evaluated, trainer = train(tiny, run, loaded, lambda step: Decision(evaluate=step.number == 3))
+    assert evaluated.losses == losses(tiny, tmp_path / "whole")
+    trainer.save(tmp_path / "saved")
+    proof = Merge(MergeOptions()).export(run, loaded, tiny.data, tmp_path / "saved").proof
+    assert proof.verdict is Verdict.PROVED
+    assert proof.figures["kl_mean"] < 1e-9
+
+
+def test_a_model_that_sees_merges_into_what_it_was_trained_on(tmp_path: Path) -> None:
+    rows = Rows(train=[Row(values={"text": "which colour is it"}, origin="r:1")], validation=[], fingerprint="")
+    run, tiny, plugin = make_run(tmp_path), TinyModel(TinyOptions(architecture="gemma3")), QLora(Options(vision=True))
+    loaded = tiny.load_model(run, tiny.load_processor(run, rows), plugin.quantize(run))
+    loaded = plugin.adapt(run, loaded)
+    drawn = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in (weight for weight in loaded.model.parameters() if weight.requires_grad):
+            weight.add_(0.1 * torch.randn(weight.shape, generator=drawn))
+    loaded.model.save_pretrained(tmp_path / "saved")
+    place = {"local_files_only": True}
+    merged = writer._merged(AutoModelForImageTextToText, loaded, tmp_path / "saved", "float32", place)
+    batch = {
+        "input_ids": torch.tensor([[2, 7, *[loaded.model.config.image_token_id] * 16, 8, 70]]),
+        "pixel_values": torch.linspace(-1, 1, 3 * 112 * 112).reshape(1, 3, 112, 112),
+    }
+    with torch.no_grad():
+        assert torch.allclose(merged.eval()(**batch).logits, loaded.model.eval()(**batch).logits, atol=1e-3)
