@@ -111,7 +111,7 @@ def test_check_imports_nothing_heavy() -> None:
         "from ftcore_plugins.tensorboard import TensorBoard, Options as B;"
         "from ftcore_plugins.tiny_model import TinyModel, Options as T;"
         "run = Run(name='x', folder=Path('x'), profile=Profile());"
-        "HuggingFace().check(run); Lora(L()).check(); QLora(Q()).check(run); Merge(M()).check(); Sft(S()).check();"
+        "HuggingFace().check(run); Lora(L()).check(); QLora(Q()).check(run); Merge(M()).check(); Sft(S()).check(run);"
         "TensorBoard(B()).check(); TinyModel(T()).check(run);"
         "heavy = {'torch', 'transformers', 'trl', 'peft', 'bitsandbytes', 'numpy', 'datasets',"
         "'tensorboard', 'tokenizers'};"

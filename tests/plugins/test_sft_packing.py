@@ -15,7 +15,7 @@ import torch
 from ftcore.api import MASKED, Decision, Example, RunError
 from ftcore_plugins.lora import Options as LoraOptions
 from ftcore_plugins.sft import Options
-from ftcore_plugins.sft.batches import ORIGINS, PackedBatch
+from ftcore_plugins.sft.batches import ITEMS, PackedBatch, origins_of
 from ftcore_plugins.sft.labelled import LabelledLoss
 from ftcore_plugins.sft.packing import Packed, best_fit
 from ftcore_plugins.sft.packing_proof import prove_packing
@@ -89,8 +89,8 @@ def test_rows_lie_end_to_end_and_positions_start_again() -> None:
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]]
     # Every token but each row's first is trained here; padding is not.
     assert batch["labels"].tolist() == [[MASKED, 6, 7, MASKED, 9], [MASKED] * 5]
-    assert batch[ORIGINS] == ["x:1", "x:2", "x:3"]
-    assert set(batch) == {"input_ids", "position_ids", "labels", ORIGINS}  # an attention mask would undo it
+    assert origins_of(batch[ITEMS]) == ["x:1", "x:2", "x:3"]
+    assert set(batch) == {"input_ids", "position_ids", "labels", ITEMS}  # an attention mask would undo it
     flat = pickle.loads(pickle.dumps(PackedBatch(True)))(bins)
     assert flat["input_ids"].tolist() == [[5, 6, 7, 8, 9, 3]]
     assert flat["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0]]
@@ -129,7 +129,7 @@ def test_packed_rows_have_the_losses_and_gradients_of_the_rows_alone(name: str, 
     model = made(tiny_models()[name], attn_implementation=attention)
     rows = random_rows(30, 21, 9, 26, 1, 17)
     batch = PackedBatch(flat)([rows[:3], rows[3:]])  # the second bin ends in padding
-    del batch[ORIGINS]
+    del batch[ITEMS]
     found = []
     for batches in ([batch], [alone(row) for row in rows]):
         model.zero_grad()
@@ -148,7 +148,7 @@ def test_a_vision_model_takes_packed_rows_of_text(tmp_path: Path) -> None:
     model = plugin.load_model(run, plugin.load_processor(run, make_rows()), None).model.eval()
     rows = random_rows(30, 21, 9)
     batch = PackedBatch(False)([rows[:2], rows[2:]])
-    del batch[ORIGINS]
+    del batch[ITEMS]
     packed = LabelledLoss(model, enabled=True)(model, batch).item()
     assert packed == pytest.approx(sum(LabelledLoss(model, enabled=True)(model, alone(row)).item() for row in rows))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -27,6 +27,10 @@ class Options:
     labelled_logits: bool = option(
         True, help="compute logits only where a token is trained: the same loss for less time and memory"
     )
+    liger: Literal["auto", "on", "off"] = option(
+        "auto", help="Liger's kernels (pip install 'ftcore[liger]'); auto takes them on a CUDA device if installed"
+    )
+    compile: bool = option(False, help="let torch compile the layers: slower first steps, faster ones after them")
 
 
 class Sft:
@@ -39,8 +43,9 @@ class Sft:
 
     @hookimpl
     def check(self, run: Run) -> Sequence[Problem]:
-        """TRL must be there, and what the optimizer comes from."""
-        return [*missing("sft", "train", "torch", "transformers", "trl", "datasets"), *_optimizer_problems(run)]
+        """TRL must be there, and what the optimizer and the kernels come from."""
+        found = missing("sft", "train", "torch", "transformers", "trl", "datasets")
+        return [*found, *_optimizer_problems(run), *_kernel_problems(run, self.config)]
 
     @hookimpl
     def make_trainer(self, run: Run, loaded: Loaded, data: PreparedData, args: Mapping[str, Any]) -> Trainer:
@@ -61,3 +66,13 @@ def _optimizer_problems(run: Run) -> Iterator[Problem]:
         other = optimizer.removeprefix("paged_")
         message = f"{optimizer} moves state between a GPU and its host; on a CPU, set it to {other}"
         yield Problem(key="train.optimizer", message=message, severity="warning")
+
+
+def _kernel_problems(run: Run, config: Options) -> Iterator[Problem]:
+    if config.liger == "on":
+        for problem in missing("sft", "liger", "liger_kernel"):
+            yield attrs.evolve(problem, key="plugin.sft.liger")
+        device = run.profile.hardware.device
+        if device in ("cpu", "mps"):
+            message = f"Liger's kernels need a CUDA device, not {device}; set it to auto"
+            yield Problem(key="plugin.sft.liger", message=message)

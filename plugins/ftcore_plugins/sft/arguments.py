@@ -13,6 +13,7 @@ from trl import SFTConfig
 from ftcore.api import Run, RunError
 from ftcore_plugins.common.devices import device_of, precision_of
 from ftcore_plugins.sft import Options
+from ftcore_plugins.sft.kernels import liger_arguments
 
 SCHEDULERS = {"constant": "constant_with_warmup"}  # transformers' own "constant" passes over the warm-up
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "paged_adamw": "paged_adamw_32bit"}  # the others are called the same
@@ -82,6 +83,7 @@ def _settings(run: Run, rows: int, config: Options) -> dict[str, Any]:
         "seed": run.profile.run.seed,
         "data_seed": run.profile.run.seed,
         "ddp_broadcast_buffers": False,  # they do not change while training
+        **liger_arguments(config, device),
         **_left_to_the_engine(),
     }
 

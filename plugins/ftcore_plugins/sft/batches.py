@@ -13,8 +13,8 @@ import torch
 from ftcore.api import MASKED, Collate, Example, RunError
 from ftcore_plugins.sft.ranks import Ranks
 
-ORIGINS = "origins"
-"""Key of a batch that tells where its rows come from; taken out before the model sees the batch."""
+ITEMS = "items"
+"""Key of a batch with what it is made from, rows or bins of rows; taken out before the model sees the batch."""
 
 FAILED = "failed"
 """Key of a batch that could not be made, and why."""
@@ -30,10 +30,10 @@ class Padded:
     collate: Collate
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """The batch, with the rows' origins beside its tensors; or why there is none, which `checked` raises."""
+        """The batch, with its rows beside its tensors; or why there is none, which `checked` raises."""
         leave_the_group()
         try:
-            return {**self.collate(examples), ORIGINS: [example.origin for example in examples]}
+            return {**self.collate(examples), ITEMS: examples}
         except RunError as error:  # torch would put the traceback of its worker process into the sentence
             return {FAILED: str(error)}
 
@@ -42,6 +42,17 @@ def leave_the_group() -> None:
     """In a loader's process: a signal to the whole group is the trainer's to obey, which still needs its batches."""
     if torch.utils.data.get_worker_info() is not None and os.getpgrp() != os.getpid():
         os.setpgrp()
+
+
+def origins_of(items: Iterable[Example | Sequence[Example]]) -> list[str]:
+    """Where the rows of a batch come from."""
+    bins = ([item] if isinstance(item, Example) else item for item in items)
+    return [example.origin for examples in bins for example in examples]
+
+
+def without_items(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch as the model takes it."""
+    return {name: value for name, value in batch.items() if name != ITEMS}
 
 
 def checked(batch: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +101,7 @@ class PackedBatch:
     flat: bool
 
     def __call__(self, bins: Sequence[Sequence[Example]]) -> dict[str, Any]:
-        """The batch, with the rows' origins beside its tensors."""
+        """The batch, with its bins beside its tensors."""
         leave_the_group()
         lines = [[example for examples in bins for example in examples]] if self.flat else bins
         width = max(sum(len(example.input_ids) for example in line) for line in lines)
@@ -101,7 +112,7 @@ class PackedBatch:
         }
         for number, line in enumerate(lines):
             _lay(line, {name: tensor[number] for name, tensor in batch.items()})
-        return {**batch, ORIGINS: [example.origin for examples in bins for example in examples]}
+        return {**batch, ITEMS: bins}
 
 
 def _lay(examples: Iterable[Example], line: dict[str, torch.Tensor]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from ftcore.api import OutOfMemoryError
+from ftcore_plugins.sft.batches import without_items
 
 Items = Sequence[Any]
 Batch = Mapping[str, Any]
@@ -17,6 +19,7 @@ Batch = Mapping[str, Any]
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What torch's allocators say, on a GPU and on a CPU."""
 
+FEWER = "lower train.micro_batch_size; ftcore tune finds the largest that fits"
 SMALLER = "use a smaller train.max_length, train.activation_checkpointing or [plugin.qlora]; ftcore plan ranks them"
 
 
@@ -27,17 +30,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """What fails in the block because memory ran out raises `OutOfMemoryError`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(f"out of memory; {SMALLER}") from error
+
+
 class SmallerParts:
     """Takes the micro-batches of a step, and all of them again in halves once one does not fit.
 
     Gradients are sums over trained tokens, so that parts add up to what the whole would have given. A failed
     backward pass leaves some gradients behind and random numbers drawn: a step begins again from where it began.
-    `count` is how many parts a micro-batch is taken in; it stays for the steps that follow.
+    `count` is how many parts a micro-batch is taken in; it stays for the steps that follow. Several ranks take their
+    micro-batches together, so that one of them cannot take more: there, `halves` is false.
     """
 
-    def __init__(self, collate: Callable[[Items], Batch], clear: Callable[[], None]) -> None:
+    def __init__(self, collate: Callable[[Items], Batch], clear: Callable[[], None], *, halves: bool) -> None:
         self.count = 1
-        self._collate, self._clear = collate, clear
+        self._collate, self._clear, self._halves = collate, clear, halves
         self._step: list[Items] = []
         self._taken = 0
         self._random: list[torch.Tensor] = []
@@ -50,7 +65,7 @@ class SmallerParts:
     def take(self, batch: Batch, action: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
         """Forward and backward of the step's next micro-batch; returns its loss.
 
-        Raises `OutOfMemoryError` when not even one item fits.
+        Raises `OutOfMemoryError` when not even one item fits, or none may be taken alone.
         """
         self._taken += 1
         items = self._step[self._taken - 1]
@@ -61,11 +76,14 @@ class SmallerParts:
         return loss
 
     def _in_parts(self, items: Items, action: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
-        return torch.stack([action(self._collate(part)) for part in _parts(items, self.count)]).sum()
+        batches = (without_items(self._collate(part)) for part in _parts(items, self.count))
+        return torch.stack([action(batch) for batch in batches]).sum()
 
     def _halve(self) -> None:
         """Back to the state at the start of the step."""
         largest = max(len(items) for items in self._step)
+        if not self._halves:
+            raise OutOfMemoryError(f"out of memory with a micro-batch of {largest} rows; {FEWER}")
         if self.count >= largest:
             raise OutOfMemoryError(f"out of memory with a micro-batch of one row; {SMALLER}")
         self.count = min(2 * self.count, largest)

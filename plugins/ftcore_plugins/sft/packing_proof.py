@@ -9,7 +9,7 @@ import attrs
 import torch
 
 from ftcore.api import MASKED, Example, RunError
-from ftcore_plugins.sft.batches import ORIGINS, PackedBatch
+from ftcore_plugins.sft.batches import PackedBatch, without_items
 from ftcore_plugins.sft.labelled import LabelledLoss
 from ftcore_plugins.sft.packing import Packed
 
@@ -67,7 +67,7 @@ def _padded(rows: Sequence[Example]) -> dict[str, torch.Tensor]:
 
 
 def _losses(model: Any, loss: LabelledLoss, batch: Mapping[str, Any]) -> torch.Tensor:
-    inputs = {name: value.to(loss.device or model.device) for name, value in batch.items() if name != ORIGINS}
+    inputs = {name: value.to(loss.device or model.device) for name, value in without_items(batch).items()}
     try:
         return loss(model, inputs, reduction="none")
     except TypeError as error:

@@ -20,10 +20,11 @@ from trl import SFTConfig, SFTTrainer
 
 from ftcore.api import MASKED, Control, PreparedData, RunError, Step, World
 from ftcore_plugins.sft import Options, checkpoint, memory
-from ftcore_plugins.sft.batches import ORIGINS, HeldOut, checked
+from ftcore_plugins.sft.batches import ITEMS, HeldOut, checked, origins_of
 from ftcore_plugins.sft.labelled import LabelledLoss
 from ftcore_plugins.sft.layout import LaidOutTrainer
 from ftcore_plugins.sft.order import StepOrder
+from ftcore_plugins.sft.out_of_memory import SmallerParts
 from ftcore_plugins.sft.randomness import undisturbed
 from ftcore_plugins.sft.ranks import Filled, RankOrder
 from ftcore_plugins.sft.rows import TrainingRows
@@ -73,6 +74,7 @@ class StepwiseTrainer(LaidOutTrainer):
         if self._own_loss:  # it is a share of the whole step's, so the step's tokens must be counted
             self.model_accepts_loss_kwargs = True
         self._short_step = self._own_loss and self._is_plain()
+        self._parts = SmallerParts(rows.collate, self.model.zero_grad, halves=world.size == 1)
         self._step_control: Control | None = None
         self._origins: list[str] = []
         self._tokens = 0
@@ -138,7 +140,9 @@ class StepwiseTrainer(LaidOutTrainer):
         if self._began is None:
             self._began = time.perf_counter()
         batches, items = super().get_batch_samples(map(checked, epoch_iterator), num_batches, device)
-        self._origins = [origin for batch in batches for origin in batch.pop(ORIGINS)]
+        step = [batch.pop(ITEMS) for batch in batches]
+        self._parts.begin(step)
+        self._origins = [origin for items in step for origin in origins_of(items)]
         # Trainer leaves them uncounted for a model that does not take the count into its loss.
         counts = [int((batch["labels"][..., 1:] != MASKED).sum()) for batch in batches] if items is None else [items]
         self._tokens = sum(counts)
@@ -148,9 +152,13 @@ class StepwiseTrainer(LaidOutTrainer):
         """Trainer's, without its walk over all modules: nothing leaves training mode between two steps."""
         if not self._short_step:
             return super().training_step(model, inputs, num_items_in_batch)
-        loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
-        self.accelerator.backward(loss)
-        return loss.detach()
+
+        def forward_and_backward(batch: Mapping[str, Any]) -> torch.Tensor:
+            loss = self.compute_loss(model, self._prepare_inputs(batch), num_items_in_batch=num_items_in_batch)
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+        return self._parts.take(inputs, forward_and_backward)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

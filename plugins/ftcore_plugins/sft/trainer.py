@@ -16,6 +16,8 @@ from ftcore_plugins.common.quiet import no_progress_bars, quiet_logger
 from ftcore_plugins.sft import Options
 from ftcore_plugins.sft.answers import answer
 from ftcore_plugins.sft.arguments import sft_config
+from ftcore_plugins.sft.kernels import compile_layers
+from ftcore_plugins.sft.out_of_memory import memory_told
 from ftcore_plugins.sft.packing import Packed
 from ftcore_plugins.sft.packing_proof import prove_packing
 from ftcore_plugins.sft.randomness import undisturbed
@@ -55,6 +57,8 @@ def make_trainer(run: Run, loaded: Loaded, data: PreparedData, config: Options, 
         raise RunError(f"the trainer refuses this model: {str(error).partition(chr(10))[0]}") from error
     require_world(run.world, inner.accelerator, settings)
     inner.shard()
+    if config.compile:
+        compile_layers(loaded.model)
     return SftTrainer(run, inner, loaded, data)
 
 
@@ -84,10 +88,11 @@ class SftTrainer:
         the first step for a model whose packed rows see each other.
 
         `tokens` of a step are those that it trains, over all processes, and `tokens_per_second` is
-        counted in them; evaluations and checkpoints are left out of the time.
+        counted in them; evaluations and checkpoints are left out of the time. Raises `OutOfMemoryError` when
+        memory runs out and a smaller micro-batch does not help.
         """
         self._prove_packing()
-        with no_progress_bars():
+        with no_progress_bars(), memory_told():
             return self.inner.run(control, checkpoint)
 
     def _prove_packing(self) -> None:
@@ -98,14 +103,15 @@ class SftTrainer:
 
     def evaluate(self) -> Mapping[str, float]:
         """See `ftcore.api.Trainer`; empty without held-out rows."""
-        return self.inner.held_out_metrics()
+        with memory_told():
+            return self.inner.held_out_metrics()
 
     def generate(self, examples: Sequence[Example], max_new_tokens: int) -> Sequence[str]:
         """See `ftcore.api.Trainer`."""
         inner, rows = self.inner, self.inner.args.per_device_train_batch_size
         parts = [examples[start : start + rows] for start in range(0, len(examples), rows)]
         texts: dict[int, list[str]] = {}
-        with undisturbed(inner.model), inner.accelerator.autocast():
+        with memory_told(), undisturbed(inner.model), inner.accelerator.autocast():
             for number, own in inner.ranks.mine(len(parts)):
                 answers = answer(
                     inner.model,
