@@ -136,8 +136,11 @@ def test_a_model_without_trainable_weights_is_refused(tiny: Tiny, tmp_path: Path
 
 
 def test_a_model_that_trl_refuses_is_one_sentence(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"the trainer refuses this model: .*lm_head"):
-        tiny.trainer(tiny.run(tmp_path, train=SHORT), lora=LoraOptions(targets=("lm_head",)))
+    run = tiny.run(tmp_path, train=SHORT)
+    loaded = tiny.load(run)
+    loaded.model.is_quantized = True
+    with pytest.raises(RunError, match=r"the trainer refuses this model: .*quantized"):
+        Sft(Options()).make_trainer(run, loaded, tiny.data, {})
 
 
 def test_a_batch_must_split(tiny: Tiny, tmp_path: Path) -> None:
