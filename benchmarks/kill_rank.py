@@ -59,14 +59,15 @@ def main() -> int:
     seconds, reference = _reference(scratch / "reference")
     print(f"reference: its processes took {seconds:.1f} s", flush=True)
     draw = random.Random(parsed.seed)
-    failures = 0
-    for number in range(parsed.kills):
-        moment = draw.uniform(0, seconds)
-        said = _trial(scratch / f"trial-{number}", moment, draw, reference)
+    failures = killed = 0
+    while killed < parsed.kills:
+        moment, folder = draw.uniform(0, seconds), scratch / f"trial-{killed + 1}"
+        said = _trial(folder, moment, draw, reference)
+        killed += bool(said)
         failures += said.startswith("FAILED")
-        print(f"{number + 1:>3}/{parsed.kills}  kill after {moment:5.1f} s  {said}", flush=True)
+        print(f"{killed:>3}/{parsed.kills}  kill after {moment:5.1f} s  {said or 'had already ended'}", flush=True)
         if not said.startswith("FAILED"):
-            shutil.rmtree(scratch / f"trial-{number}")
+            shutil.rmtree(folder)
     print(f"{parsed.kills - failures} of {parsed.kills} went on by themselves to the same metrics and the same adapter")
     if not failures:
         shutil.rmtree(scratch)
@@ -82,13 +83,14 @@ def _reference(folder: Path) -> tuple[float, Result]:
 
 
 def _trial(folder: Path, moment: float, draw: random.Random, reference: Result) -> str:
+    """What came of it; nothing if the processes had ended by then."""
     process = _start(folder)
     _started(process, folder)
     time.sleep(moment)
     workers = _workers(process.pid)
     if not workers:
         process.wait()
-        return "had already ended"
+        return ""
     rank, stage = draw.choice(sorted(workers)), _stage(folder)
     os.kill(workers[rank], signal.SIGKILL)
     fault = _fault(process, folder, rank) or _difference(_result(folder), reference)

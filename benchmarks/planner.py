@@ -116,7 +116,7 @@ def _quantized(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-    from ftcore.planning.variants import Source, plugins_of, sketch_of
+    from ftcore.planning.source import Source, plugins_of, sketch_of
 
     config = {**LLAMA_3_2_1B, "num_hidden_layers": 2, "vocab_size": 512}
     del config["architectures"], config["model_type"], config["dtype"]

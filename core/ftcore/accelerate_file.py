@@ -5,7 +5,7 @@ https://huggingface.co/docs/accelerate/package_reference/cli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import attrs
 
 from ftcore.errors import Problem
 from ftcore.structure import KeyPath, nearest
+from ftcore.yaml_file import WrongFileError, read_yaml
 
-MAX_BYTES = 64 * 1024
 KINDS = ("NO", "MULTI_GPU", "MULTI_CPU", "MPS", "DEEPSPEED", "FSDP")
 STAGES = (2, 3)
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
@@ -24,8 +24,8 @@ NOWHERE = (None, "", "none", "auto")
 WITHOUT_EFFECT = frozenset(
     """
     debug downcast_bf16 dynamo_backend dynamo_config enable_cpu_affinity gradient_accumulation_steps ipex_config
-    machine_rank main_training_function mpirun_config rdzv_backend same_network tpu_env tpu_name tpu_use_cluster
-    tpu_use_sudo tpu_zone commands command_file fp8_config
+    machine_rank main_training_function megatron_lm_config mpirun_config parallelism_config rdzv_backend same_network
+    tpu_env tpu_name tpu_use_cluster tpu_use_sudo tpu_zone commands command_file fp8_config
     """.split()  # noqa: SIM905
 )
 READ = frozenset(
@@ -34,6 +34,26 @@ READ = frozenset(
     mixed_precision num_machines num_processes use_cpu
     """.split()  # noqa: SIM905
 )
+
+# The keys of its tables, read or without effect.
+DEEPSPEED = frozenset(
+    """
+    deepspeed_config_file deepspeed_exclusion_filter deepspeed_hostfile deepspeed_inclusion_filter
+    deepspeed_moe_layer_cls_names deepspeed_multinode_launcher gradient_accumulation_steps gradient_clipping
+    offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path zero3_init_flag
+    zero3_save_16bit_model zero_stage
+    """.split()  # noqa: SIM905
+)
+FSDP = frozenset(
+    """
+    fsdp_activation_checkpointing fsdp_auto_wrap_policy fsdp_backward_prefetch fsdp_backward_prefetch_policy
+    fsdp_cpu_ram_efficient_loading fsdp_forward_prefetch fsdp_ignored_modules fsdp_min_num_params fsdp_offload_params
+    fsdp_reshard_after_forward fsdp_sharding_strategy fsdp_state_dict_type fsdp_sync_module_states
+    fsdp_transformer_layer_cls_to_wrap fsdp_use_orig_params fsdp_version
+    """.split()  # noqa: SIM905
+)
+MOST = 65_536
+"""Processes or machines that a file may ask for."""
 
 
 @attrs.frozen(kw_only=True)
@@ -48,49 +68,15 @@ class AccelerateFile:
 def read_accelerate_file(path: Path) -> AccelerateFile:
     """Never raises: what is wrong is in `problems`."""
     try:
-        values, lines = _read(path)
-        reader = _Reader(values, lines, path)
-        reader.read()
-    except _WrongError as wrong:
+        values, lines = read_yaml(path)
+    except WrongFileError as wrong:
         return AccelerateFile(tables={}, lines={}, problems=(wrong.problem,))
-    return AccelerateFile(tables=reader.tables, lines=reader.lines, problems=tuple(reader.problems))
-
-
-class _WrongError(Exception):
-    def __init__(self, path: Path, message: str, *, line: int | None = None, key: str = "") -> None:
-        self.problem = Problem(message=message, key=key, file=path, line=line)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    try:
-        import yaml
-    except ImportError:
-        raise _WrongError(path, "PyYAML is not installed, which reads this file; run: pip install pyyaml") from None
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise _WrongError(path, f"the accelerate file cannot be read: {reason}") from None
-    if len(text) > MAX_BYTES:
-        raise _WrongError(path, f"over {MAX_BYTES // 1024} KiB; this is no file of accelerate config")
-    try:
-        values: Any = yaml.safe_load(text)
-        tree: Any = yaml.compose(text, yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        said = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise _WrongError(path, f"not valid YAML: {said}", line=mark.line + 1 if mark else None) from None
     if not isinstance(values, dict) or "distributed_type" not in values:
-        raise _WrongError(path, "no distributed_type in it; name a file that accelerate config wrote", line=1)
-    return values, dict(_lines(tree))
-
-
-def _lines(tree: Any, above: str = "") -> Iterator[tuple[str, int]]:
-    for key, value in tree.value:
-        name = f"{above}{key.value}"
-        yield name, key.start_mark.line + 1
-        if not above and value.id == "mapping":
-            yield from _lines(value, f"{name}.")
+        text = "no distributed_type in it; name a file that accelerate config wrote"
+        return AccelerateFile(tables={}, lines={}, problems=(Problem(message=text, file=path, line=1),))
+    reader = _Reader(values, lines, path)
+    reader.read()
+    return AccelerateFile(tables=reader.tables, lines=reader.lines, problems=tuple(reader.problems))
 
 
 class _Reader:
@@ -109,7 +95,8 @@ class _Reader:
                 self._complain(str(key), f"unknown key{nearest(str(key), sorted(READ | WITHOUT_EFFECT))}")
         if self._values.get("compute_environment", "LOCAL_MACHINE") != "LOCAL_MACHINE":
             self._complain("compute_environment", "only LOCAL_MACHINE is supported; start ftcore on the machines")
-        kind = str(self._values["distributed_type"])
+        kind = self._values["distributed_type"]
+        kind = "NO" if kind is False else str(kind)  # YAML takes a bare NO for false
         if kind not in KINDS:
             text = f"{kind} is not supported; there are {', '.join(KINDS)}"
             self._complain("distributed_type", text)
@@ -137,6 +124,8 @@ class _Reader:
             self._set("hardware", "device", "cpu", "use_cpu" if "use_cpu" in self._values else "distributed_type")
         if kind == "MPS":
             self._set("hardware", "device", "mps", "distributed_type")
+        if not isinstance(self._values.get("use_cpu", False), bool):
+            self._complain("use_cpu", f"expected true or false, got {self._values['use_cpu']!r}")
         ids = str(self._values.get("gpu_ids", "all")).replace(" ", "")
         first = ",".join(str(number) for number in range(self._whole("num_processes", 1)))
         if ids not in ("all", "None", first):
@@ -152,13 +141,13 @@ class _Reader:
             self._complain("mixed_precision", f"{wanted} is not supported; there are {', '.join(PRECISIONS)}")
 
     def _read_deepspeed(self) -> None:
-        config = self._mapping("deepspeed_config")
+        config = self._mapping("deepspeed_config", DEEPSPEED)
         if config is None:
             return
         stage = config.get("zero_stage", 2)
         if config.get("deepspeed_config_file"):
             self._complain("deepspeed_config.deepspeed_config_file", "write its zero_stage and offload here instead")
-        elif stage not in STAGES:
+        elif stage not in STAGES or not isinstance(stage, int):
             self._complain("deepspeed_config.zero_stage", f"stage {stage} is not supported; take 2 or 3")
         else:
             self._read_zero(config, f"deepspeed_zero{stage}", with_parameters=stage == max(STAGES))
@@ -178,7 +167,7 @@ class _Reader:
             self._set("train", "max_grad_norm", clipping, "deepspeed_config.gradient_clipping")
 
     def _read_fsdp(self) -> None:
-        config = self._mapping("fsdp_config")
+        config = self._mapping("fsdp_config", FSDP)
         if config is None:
             return
         self._switch_on("fsdp", "fsdp_config")
@@ -189,18 +178,21 @@ class _Reader:
             key = "fsdp_config.fsdp_activation_checkpointing"
             self._set("train", "activation_checkpointing", True, key)
 
-    def _mapping(self, key: str) -> Mapping[str, Any] | None:
+    def _mapping(self, key: str, known: Collection[str]) -> Mapping[str, Any] | None:
         value = self._values.get(key, {})
-        if isinstance(value, dict):
-            return value
-        self._complain(key, f"expected settings below it, got {value!r}")
-        return None
+        if not isinstance(value, dict):
+            self._complain(key, f"expected settings below it, got {value!r}")
+            return None
+        for name in value:
+            if name not in known:
+                self._complain(f"{key}.{name}", f"unknown key{nearest(str(name), sorted(known))}")
+        return value
 
     def _whole(self, key: str, default: int) -> int:
         value = self._values.get(key, default)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST:
             return value
-        self._complain(key, f"expected a whole number from 1 on, got {value!r}")
+        self._complain(key, f"expected a whole number from 1 to {MOST}, got {value!r}")
         return default
 
     def _switch_on(self, plugin: str, key: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,21 @@ import attrs
 from ftcore.attach import rank_log
 from ftcore.display import Display, Silent, Steady
 from ftcore.endings import failures_recorded
-from ftcore.errors import CrashError, FtcoreError, Interrupted, Problem, ProfileError, RunError
+from ftcore.errors import CrashError, FtcoreError, Interrupted, Problem, RunError
 from ftcore.isolation import Traced
 from ftcore.launch import JOINED, NO_LAUNCHER, join, launch, try_launch, worker_command
-from ftcore.manifest import Manifest, new_manifest, now, read_manifest
+from ftcore.manifest import Manifest, new_manifest, read_manifest
 from ftcore.placement import is_several, leads
 from ftcore.plugins import Plugins
 from ftcore.preflight import LoadedProfile, check_profile, load_profile
 from ftcore.ranks import Ranks
+from ftcore.resuming import pinned, restarted_manifest, resumed_manifest, write_resumed
 from ftcore.runlog import FILE as RUN_LOG
 from ftcore.runlog import RunLog, logged_to
-from ftcore.runs import PROFILE, create_run_folder, locked, planned_folder, write_profile
+from ftcore.runs import PROFILE, create_run_folder, locked, planned_folder
 from ftcore.session import Session
 from ftcore.signals import StopSignals
-from ftcore.values import Outcome, Profile, Run, RunState, World
+from ftcore.values import Outcome, Run, World
 from ftcore.world import enter_world, worker_world
 
 Record = Callable[[Traced], None]
@@ -53,6 +54,7 @@ def planned(loaded: LoadedProfile, world: World | None = None) -> Run:
     return Run(name=loaded.run_name, folder=folder, profile=loaded.profile, world=world or World())
 
 
+@failures_recorded()
 def run(loaded: LoadedProfile, *, display: Display | None = None, record: Record | None = None) -> Outcome:
     """Check, train, prove and ship what a profile says, in a new run folder.
 
@@ -60,23 +62,24 @@ def run(loaded: LoadedProfile, *, display: Display | None = None, record: Record
     Raises `ProfileError`, `PluginError` or `RunError` for what is wrong, and `Interrupted` after a
     clean stop by SIGINT or SIGTERM.
     """
+    world = enter_world()
+    shown = _steady(world, display)
+    this = planned(loaded, world)
 
-    def begin(this: Run) -> tuple[Path, Manifest]:
+    def begin() -> tuple[Path, Manifest]:
         manifest = new_manifest(this.name, loaded.settings(), loaded.active)
-        return create_run_folder(this.folder, manifest.settings, manifest), manifest
+        folder = create_run_folder(this.folder, manifest.settings, manifest)
+        shown.say(f"run folder: {folder}")
+        return folder, manifest
 
-    with failures_recorded():
-        world = enter_world()
-        display = _steady(world, display)
-        this = planned(loaded, world)
-        plugins = _checked_plugins(loaded, this, display, record)
-        if is_several(this) and not leads(this):
-            return join(plugins, this, loaded, display)
-        this, manifest = _agreed(plugins, this, begin)
-        display.say(f"run folder: {this.folder}")
-        return _launch_or_execute(plugins, this, manifest, display, record)
+    plugins = _checked_plugins(loaded, this, shown, record)
+    if _joins(this):
+        return join(plugins, this, loaded, shown)
+    this, manifest = _agreed(plugins, this, begin)
+    return _launch_or_execute(plugins, this, manifest, shown, trace=record is not None)
 
 
+@failures_recorded()
 def resume(
     folder: Path,
     *,
@@ -91,52 +94,37 @@ def resume(
     Raises as `run` does, and `RunError` when the run has finished, is in use, or would go on with other
     settings, data or weights than it began with and `allow_changes` is false.
     """
-    with failures_recorded():
-        world = enter_world()
-        display = _steady(world, display)
-        folder = folder.absolute()
-        manifest = read_manifest(folder)
-        loaded = load_profile(folder / PROFILE, sets=sets, resolved=True)
-        changes = _refuse_changes(manifest, loaded, folder, allow_changes=allow_changes)
-        profile = _pinned(loaded.profile, manifest)
-        this = Run(name=loaded.run_name, folder=folder, profile=profile, resumed=True, world=world)
-        plugins = _checked_plugins(loaded, this, display, record)
-        resumed = {"at": now(), "changes": changes, "changes_allowed": allow_changes, "checkpoint": checkpoint}
-        manifest = _resumed(manifest, loaded, resumed)
-        if is_several(this) and not leads(this):
-            return join(plugins, this, loaded, display)
-        this, manifest = _agreed(plugins, this, lambda this: (this.folder, manifest))
-        return _launch_or_execute(plugins, this, manifest, display, record)
+    world = enter_world()
+    shown = _steady(world, display)
+    loaded, this, manifest = _opened(folder.absolute(), world, resumed=True, sets=sets)
+    manifest = resumed_manifest(manifest, loaded, this.folder, checkpoint=checkpoint, allow_changes=allow_changes)
+    plugins = _checked_plugins(loaded, this, shown, record)
+    if _joins(this):
+        return join(plugins, this, loaded, shown)
+    this, manifest = _agreed(plugins, this, lambda: (this.folder, manifest))
+    return _launch_or_execute(plugins, this, manifest, shown, trace=record is not None)
 
 
+@failures_recorded()
 def work(folder: Path, *, display: Display, record: Record | None = None) -> Outcome:
     """Do the work of one worker of the run in `folder`, which a launcher started."""
-
-    def begin(this: Run) -> tuple[Path, Manifest]:
-        return this.folder, manifest if not this.world.restart else _restarted(manifest)
-
-    with failures_recorded():
-        world = worker_world()
-        display = _steady(world, display)
-        manifest = read_manifest(folder)
-        loaded = load_profile(folder / PROFILE, resolved=True)
-        resumed = bool(manifest.resumes) or world.restart > 0
-        profile = _pinned(loaded.profile, manifest)
-        this = Run(name=loaded.run_name, folder=folder, profile=profile, resumed=resumed, world=world)
-        plugins = _checked_plugins(loaded, this, display, record)
-        this, manifest = _agreed(plugins, this, begin)
-        if this.folder != folder and world.is_first_here:
-            (folder / JOINED).write_text(str(this.folder), "utf-8")
-        return execute(plugins, this, manifest, display)
+    world = worker_world()
+    shown = _steady(world, display)
+    loaded, this, found = _opened(folder, world, resumed=world.restart > 0)
+    manifest = restarted_manifest(found) if world.restart else found
+    plugins = _checked_plugins(loaded, this, shown, record)
+    this, manifest = _agreed(plugins, this, lambda: (folder, manifest))
+    if this.folder != folder and world.is_first_here:
+        (folder / JOINED).write_text(str(this.folder), "utf-8")
+    return execute(plugins, this, manifest, shown)
 
 
+@failures_recorded()
 def probe(folder: Path) -> None:
     """Only meet the other workers, to see that they can be started and reach each other."""
-    with failures_recorded():
-        loaded = load_profile(folder / PROFILE, resolved=True)
-        this = Run(name=loaded.run_name, folder=folder, profile=loaded.profile, world=worker_world())
-        plugins = _checked_plugins(loaded, this, Silent(), None)
-        Ranks(plugins, this).wait()
+    loaded, this, _ = _opened(folder, worker_world())
+    plugins = _checked_plugins(loaded, this, Silent(), None)
+    Ranks(plugins, this).wait()
 
 
 def execute(plugins: Plugins, run: Run, manifest: Manifest, display: Display) -> Outcome:
@@ -144,8 +132,8 @@ def execute(plugins: Plugins, run: Run, manifest: Manifest, display: Display) ->
     with ExitStack() as stack:
         shown = stack.enter_context(_logged(run, display))
         signals = stack.enter_context(StopSignals())
-        if manifest.resumes and run.world.is_main:
-            _write_resumed(run, manifest)
+        if run.world.is_main:
+            write_resumed(run, manifest)
         session = Session(plugins, run, manifest, shown, signals)
         try:
             outcome = session.work()
@@ -179,16 +167,32 @@ def _logged(run: Run, display: Display) -> Iterator[Display]:
         yield shown
 
 
-def _agreed(plugins: Plugins, run: Run, begin: Callable[[Run], tuple[Path, Manifest]]) -> tuple[Run, Manifest]:
+def _opened(
+    folder: Path, world: World, *, resumed: bool = False, sets: Sequence[str] = ()
+) -> tuple[LoadedProfile, Run, Manifest]:
+    """A run whose folder is there: what was asked for, the run itself, and how it stands."""
+    manifest = read_manifest(folder)
+    loaded = load_profile(folder / PROFILE, sets=sets, resolved=True)
+    resumed = resumed or bool(manifest.resumes)
+    profile = pinned(loaded.profile, manifest)
+    return loaded, Run(name=loaded.run_name, folder=folder, profile=profile, resumed=resumed, world=world), manifest
+
+
+def _joins(run: Run) -> bool:
+    """Whether another machine leads the run, and this one only starts its share of the workers."""
+    return is_several(run) and not leads(run)
+
+
+def _agreed(plugins: Plugins, run: Run, begin: Callable[[], tuple[Path, Manifest]]) -> tuple[Run, Manifest]:
     """The run with the folder and the manifest that the main process began it with."""
 
     def say() -> dict[str, Any]:
-        folder, manifest = begin(run)
+        folder, manifest = begin()
         return {"folder": str(folder), "manifest": attrs.asdict(manifest), "resumed": run.resumed}
 
     heard = Ranks(plugins, run).tell(say)
     manifest = Manifest(**heard["manifest"])
-    profile = _pinned(run.profile, manifest)
+    profile = pinned(run.profile, manifest)
     return attrs.evolve(run, folder=Path(heard["folder"]), profile=profile, resumed=heard["resumed"]), manifest
 
 
@@ -207,71 +211,14 @@ def _checked_plugins(loaded: LoadedProfile, run: Run, display: Display, record: 
     return plugins
 
 
-def _launch_or_execute(
-    plugins: Plugins, run: Run, manifest: Manifest, display: Steady, record: Record | None
-) -> Outcome:
+def _launch_or_execute(plugins: Plugins, run: Run, manifest: Manifest, display: Steady, *, trace: bool) -> Outcome:
     if run.world.size > 1:
         return execute(plugins, run, manifest, display)
-    with locked(run.folder):
-        if manifest.resumes:  # the workers read from the folder that, and how, the run goes on
-            _write_resumed(run, manifest)
-    command = worker_command(run.folder, quiet=display.is_silent, trace=record is not None)
-    outcome = launch(plugins, run, display, command)
+    with locked(run.folder):  # the workers read from the folder that, and how, the run goes on
+        write_resumed(run, manifest)
+    outcome = launch(plugins, run, display, worker_command(run.folder, quiet=display.is_silent, trace=trace))
     if outcome is not None:
         return outcome
     if is_several(run):
         raise RunError(NO_LAUNCHER)
     return execute(plugins, run, manifest, display)
-
-
-def _write_resumed(run: Run, manifest: Manifest) -> None:
-    write_profile(run.folder, manifest.settings)
-    manifest.write(run.folder)
-
-
-def _resumed(manifest: Manifest, loaded: LoadedProfile, resumed: Mapping[str, Any]) -> Manifest:
-    return attrs.evolve(
-        manifest,
-        state=RunState.RUNNING,
-        reason="",
-        ended="",
-        settings=loaded.settings(),
-        stopped_at=0 if resumed["changes"] else manifest.stopped_at,
-        resumes=[*manifest.resumes, resumed],
-    )
-
-
-def _restarted(manifest: Manifest) -> Manifest:
-    return attrs.evolve(manifest, state=RunState.RUNNING, reason="", ended="")
-
-
-def _refuse_changes(manifest: Manifest, loaded: LoadedProfile, folder: Path, *, allow_changes: bool) -> list[str]:
-    changes = _changes(manifest.settings, loaded.settings())
-    if manifest.state == RunState.FINISHED and not changes:
-        raise RunError(f"{folder} has finished; to train on, pass --set train.max_steps=N and --allow-changes")
-    if changes and not allow_changes:
-        raise ProfileError(f"the profile has changed since the run began ({'; '.join(changes)}); pass --allow-changes")
-    return changes
-
-
-def _pinned(profile: Profile, manifest: Manifest) -> Profile:
-    """A branch may have moved on since the run began; the run goes on from the commit that it stood for."""
-    revision = manifest.model.get("revision", "")
-    if profile.model.revision or not revision or manifest.settings["model"]["id"] != profile.model.id:
-        return profile
-    return attrs.evolve(profile, model=attrs.evolve(profile.model, revision=revision))
-
-
-def _changes(before: Any, after: Any, key: str = "") -> list[str]:
-    """Every key whose value differs, such as `train.seed: 1 -> 2`."""
-    if not isinstance(before, dict) or not isinstance(after, dict):
-        return [] if before == after else [f"{key}: {_shown(before)} -> {_shown(after)}"]
-    return [
-        change
-        for name in sorted({**before, **after})
-        for change in _changes(before.get(name), after.get(name), f"{key}.{name}" if key else name)
-    ]
-
-
-def _shown(value: Any) -> str:
-    return "unset" if value is None else repr(value)

@@ -26,6 +26,9 @@ from ftcore.values import Outcome, Run, RunState
 JOINED = "joined"
 """In the folder that a further machine works from: the path of the run's own."""
 
+STOPPED_BY = {ExitCode.RESUMABLE: "SIGTERM received", ExitCode.INTERRUPTED: "SIGINT received"}
+"""For workers that were stopped before they could say so."""
+
 NO_LAUNCHER = "no plugin launches several processes; name one that does, such as [plugin.elastic], or set them to 1"
 
 
@@ -100,9 +103,9 @@ def _outcome(run: Run, code: int) -> Outcome:
         return outcome
     reason = outcome.reason
     if code in (ExitCode.RESUMABLE, ExitCode.INTERRUPTED) and outcome.state is not RunState.FAILED:
-        raise Interrupted(reason or "the workers were stopped", ExitCode(code))
+        raise Interrupted(reason or STOPPED_BY[ExitCode(code)], ExitCode(code))
     if outcome.state is RunState.STOPPED:
-        raise Interrupted(reason or "the workers were stopped", ExitCode.RESUMABLE)
+        raise Interrupted(reason or STOPPED_BY[ExitCode.RESUMABLE], ExitCode.RESUMABLE)
     if code or outcome.state is RunState.FAILED:
         raise RunError(reason or f"the workers ended with exit code {code}; see {_folder(run) / 'run.log'}")
     if _folder(run) != run.folder:  # the main process, on another machine, has exports to write still

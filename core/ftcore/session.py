@@ -14,6 +14,7 @@ from ftcore.checkpoints import Checkpoint, CheckpointStore
 from ftcore.control import FollowingControl, RunControl
 from ftcore.data.prepare import Prepared, clean, prepare
 from ftcore.display import Display
+from ftcore.endings import lost_another
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
 from ftcore.files import sync_tree
 from ftcore.manifest import Manifest, artifact_as_json, fingerprint_folder, ledger_as_json, now
@@ -22,6 +23,7 @@ from ftcore.planning.room import require_room
 from ftcore.plugins import Plugins
 from ftcore.ranks import Ranks
 from ftcore.report import write_report
+from ftcore.resuming import last_checkpoint
 from ftcore.runs import METRICS
 from ftcore.signals import StopSignals
 from ftcore.values import Artifact, Loaded, Outcome, PreparedData, Run, RunState, Trainer, Verdict
@@ -36,8 +38,8 @@ STAGES = (
     "exporting",
 )
 
-
 ANOTHER = "another process was told to stop"
+GONE = "another process has gone, which has said why itself if it could"
 
 
 class Session:
@@ -93,8 +95,7 @@ class Session:
         state = RunState.STOPPED if isinstance(error, Interrupted) else RunState.FAILED
         committed = self._store.all()
         step = committed[-1].step if committed else 0
-        reason = str(error) if isinstance(error, FtcoreError | Interrupted) else f"{type(error).__name__}: {error}"
-        return attrs.evolve(known, state=state, reason=reason, step=step)
+        return attrs.evolve(known, state=state, reason=_reason(error), step=step)
 
     def ended(self, outcome: Outcome) -> None:
         """Write the end into the folder, then tell the observers."""
@@ -167,20 +168,8 @@ class Session:
 
     def _last_step(self) -> int:
         """The step to go on from, 0 for the start."""
-        checkpoint = self._last_checkpoint()
+        checkpoint = last_checkpoint(self._run, self._manifest, self._store, self._display.say)
         return checkpoint.step if checkpoint else 0
-
-    def _last_checkpoint(self) -> Checkpoint | None:
-        if not self._run.resumed:
-            return None
-        again = self._run.world.restart > 0
-        wanted = None if again else self._manifest.last_resume.get("checkpoint")
-        checkpoint = self._store.newest(self._display.say) if wanted is None else self._store.named(wanted)
-        if checkpoint is None and self._store.all():
-            raise RunError(f"no checkpoint in {self._store.folder} verifies; to begin again, delete that folder")
-        start = f"the checkpoint of step {checkpoint.step}" if checkpoint else "the start; no checkpoint was committed"
-        self._display.say(f"going on from {start}")
-        return checkpoint
 
     def _save(self, trainer: Trainer, loaded: Loaded) -> tuple[Path, Loaded]:
         saved = self._run.folder / ("adapter" if loaded.adapter else "model")
@@ -242,6 +231,12 @@ def _until_stopped(run: Run, step: int) -> Run:
         return run
     train = attrs.evolve(run.profile.train, max_steps=step)
     return attrs.evolve(run, profile=attrs.evolve(run.profile, train=train))
+
+
+def _reason(error: BaseException) -> str:
+    if lost_another(error) and not isinstance(error, RunError):  # torch tells of sockets
+        return GONE
+    return str(error) if isinstance(error, FtcoreError | Interrupted) else f"{type(error).__name__}: {error}"
 
 
 def _set_threads(run: Run) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import attrs
 
 from ftcore.api import Loaded, Problem, Quantization, Run, RunError, hookimpl, option
-from ftcore_plugins.common.adapters.options import AdapterOptions, option_problems
+from ftcore_plugins.common.adapters.options import AdapterOptions, option_problems, require_trainable
 from ftcore_plugins.common.quiet import quiet_logger
 from ftcore_plugins.common.requirements import missing
 
@@ -46,8 +46,8 @@ class Options(AdapterOptions):
     )
     keep: tuple[str, ...] = option(
         (),
-        help="beginnings of the names of further layers to leave whole, such as model.layers.0; never quantized "
-        "are the output layer, a vision tower and a projector",
+        help="full names of further layers or blocks to leave whole, such as model.layers.0; never quantized are the "
+        "output layer, a vision tower and a projector",
     )
     init: Literal["default", "pissa", "loftq"] = option(  # type: ignore[assignment]  # one more than `lora` has
         "default",
@@ -99,16 +99,20 @@ class QLora:
     def adapt(self, run: Run, loaded: Loaded) -> Loaded:
         """Freeze the quantized model and add the adapter, its start drawn from the run's seed.
 
-        Raises `RunError` when the loader has quantized nothing, a target or a module to save matches no layer
-        or one that cannot be trained, or for what the model cannot have.
+        Raises `RunError` when the model is saved quantized or the loader has not quantized it as told, when a
+        target, a module to save or one to keep matches no layer or one that cannot be trained, or for what the
+        model cannot have.
         """
         with quiet_logger("bitsandbytes"):  # it tells which kernels it lacks as it is imported
             from ftcore_plugins.common.adapters.adapter import adapt
             from ftcore_plugins.common.adapters.starts import WholeWeights, start_loftq
 
+        self._require_possible(loaded.model)
         sketch = loaded.model.device.type == "meta"
         if not sketch:
             self._require_quantized(loaded.model)
+        elif getattr(loaded.model.config, "quantization_config", None) is not None:
+            raise RunError(f"model.id: {loaded.base} is saved quantized; take [plugin.lora], or name the whole model")
         adapted = adapt(run, loaded, "qlora", self.config)
         if self.config.init == "loftq" and not sketch:
             start_loftq(adapted.model, WholeWeights(run, loaded), "qlora")
@@ -139,18 +143,34 @@ class QLora:
             raise RunError("plugin.qlora.compute_dtype: this card has no bfloat16; set float16, or leave it at auto")
         return wanted
 
-    def _require_quantized(self, model: Any) -> None:
-        from ftcore_plugins.common.adapters.quantized import quantized_layers
+    def _require_possible(self, model: Any) -> None:
+        """Names of layers to keep must be there, and something must be left to quantize."""
+        from ftcore_plugins.common.adapters.layers import nearest
 
-        layers = [name for name, _ in quantized_layers(model)]
-        if not layers:
+        modules = {name: module for name, module in model.named_modules() if name}
+        for name in self.config.keep:
+            if name not in modules:
+                near = ", ".join(nearest(name, modules))
+                raise RunError(f"plugin.qlora.keep: no layer or block has the full name {name!r}; near it are {near}")
+        blocks = tuple(f"{name}." for name in (*LEFT_OUT, *self.config.keep))
+        linear = [name for name, module in modules.items() if hasattr(module, "in_features")]
+        quantized = [name for name in linear if not f"{name}.".startswith(blocks)]
+        if self.config.keep and not quantized:
+            raise RunError("plugin.qlora.keep: leaves no layer to quantize; name fewer, or take [plugin.lora]")
+        require_trainable("qlora", self.config.modules_to_save, quantized)
+
+    def _require_quantized(self, model: Any) -> None:
+        """The loader must have done what it was told: some pass over the options, or follow those of the files."""
+        from ftcore_plugins.common.adapters.quantized import kind_of
+
+        wanted, kind = self.config.quant_type if _is_4bit(self.config) else "int8", kind_of(model)
+        if not kind:
             fix = "switch on a loader that takes the options of quantize, or take [plugin.lora]"
             raise RunError(f"plugin.qlora: the loader has read the model without quantizing a layer of it; {fix}")
-        for name in layers:
-            whole = next((end for end in self.config.modules_to_save if f".{end}." in f".{name}."), None)
-            if whole is not None:
-                fix = f"adapt it instead, or set plugin.qlora.keep = [{name!r}]"
-                raise RunError(f"plugin.qlora.modules_to_save: {whole} is quantized and cannot be trained whole; {fix}")
+        if kind != wanted:
+            raise RunError(
+                f"plugin.qlora: the loader has quantized the model to {kind} and not to {wanted}; see model.id"
+            )
 
 
 def _is_4bit(config: Options) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -155,7 +156,7 @@ def test_what_a_file_says_in_our_words(read, text, tables):
         ),
         (
             "distributed_type: MULTI_GPU\nnum_processes: two\n",
-            "2: num_processes: expected a whole number from 1 on, got 'two'",
+            "2: num_processes: expected a whole number from 1 to 65536, got 'two'",
         ),
         (
             "distributed_type: MULTI_GPU\nnum_processes: 3\nnum_machines: 2\n",
@@ -183,7 +184,28 @@ def test_what_a_file_says_in_our_words(read, text, tables):
         ),
         ("a: [\n", "2: not valid YAML: expected the node content, but found '<stream end>'"),
         ("[1, 2]\n", "1: no distributed_type in it; name a file that accelerate config wrote"),
-        ("distributed_type: &a\n  b: *a\n", "1: distributed_type: {'b': {...}} is not supported; there are "),
+        ("distributed_type: &a\n  b: *a\n", "2: write out what the alias stands for"),
+        (
+            "distributed_type: NO\na: &a [x, x]\nb: &b [*a, *a]\nnum_processes: *b\n",
+            "3: write out what the alias stands for",
+        ),
+        (
+            "distributed_type: MULTI_CPU\nnum_processes: 99999999999999\n",
+            "2: num_processes: expected a whole number from 1 to 65536, got 99999999999999",
+        ),
+        ("distributed_type: NO\nuse_cpu: maybe\n", "2: use_cpu: expected true or false, got 'maybe'"),
+        (
+            "distributed_type: FSDP\nfsdp_config:\n  fsdp_ofload_params: true\n",
+            "3: fsdp_config.fsdp_ofload_params: unknown key; did you mean 'fsdp_offload_params'?",
+        ),
+        (
+            "distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stages: 3}\n",
+            "2: deepspeed_config.zero_stages: unknown key; did you mean 'zero_stage'?",
+        ),
+        (
+            "distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 3.0}\n",
+            "2: deepspeed_config.zero_stage: stage 3.0 is not supported; take 2 or 3",
+        ),
     ],
 )
 def test_what_is_wrong_names_file_and_line(faults, text, told):
@@ -200,6 +222,12 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path):
     path.write_text("#" * 100_000)
     (problem,) = read_accelerate_file(path).problems
     assert "over 64 KiB" in str(problem)
+    (problem,) = read_accelerate_file(Path("/dev/zero")).problems
+    assert "this is no file" in str(problem)
+
+
+def test_a_bare_no_is_no_truth_value(read):
+    assert read("distributed_type: NO\n").tables == read("distributed_type: 'NO'\n").tables
 
 
 def test_without_the_library_the_command_that_installs_it_is_named(read, monkeypatch):

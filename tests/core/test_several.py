@@ -83,6 +83,18 @@ def test_a_signal_to_one_process_stops_all_of_them_with_one_checkpoint(team, mon
     assert engine.resume(folder).step == 10
 
 
+def test_the_end_of_another_process_is_not_told_in_the_words_of_sockets(desk, monkeypatch):
+    def lost(self, state):
+        raise ConnectionError("[pair.cc:553] Connection closed by peer [127.0.0.1]:47853. GLHF!")
+
+    monkeypatch.setattr("light_plugins.Arithmetic._step", lost)
+    with pytest.raises(RunError, match=r"^another process has gone, .*; run.log says where$"):
+        engine.run(desk.load())
+    (folder,) = desk.runs()
+    assert read_manifest(folder).reason == "another process has gone, which has said why itself if it could"
+    assert "GLHF" in (folder / "run.log").read_text("utf-8")
+
+
 def test_a_launcher_that_raises_leaves_no_run_that_seems_to_be_running(team):
     body = "class Plugin:\n    @hookimpl\n    def launch(self):\n        raise RunError('no such machine')\n"
     team.installation.plugin("nowhere", body)
@@ -122,6 +134,22 @@ def test_processes_that_somebody_else_has_started_work_on_one_run(team, tmp_path
     assert "finished after 10 steps" in out[0]
     assert (out[1], err[1]) == ("", ""), "one process speaks"
     assert "run folder: " in err[0]
+
+
+def test_a_mistake_in_the_profile_is_told_once_and_left_for_whoever_started_them(team, tmp_path, monkeypatch):
+    left = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(left))
+    codes, out, err = ended(start(team, tmp_path, "run", team.profile, "--set", "train.batch_sizes=3"))
+    said = "train.batch_sizes: unknown key; did you mean 'batch_size'?"
+    assert (codes, out, err) == ([2, 2], ["", ""], [f"{said}\n", ""])
+    assert json.loads(left.read_text())["message"]["message"] == said
+
+
+def test_workers_that_were_stopped_before_they_could_say_so_have_a_reason(team):
+    team.installation.plugin("stopped", "class Plugin:\n    @hookimpl\n    def launch(self):\n        return 130\n")
+    with pytest.raises(Interrupted, match=r"^SIGINT received$"):
+        engine.run(team.load(switch_on=["stopped"], switch_off=["light_ranks"]))
+    assert read_manifest(team.runs()[0]).reason == "SIGINT received"
 
 
 def test_they_go_on_with_a_run_together(team, tmp_path, monkeypatch):

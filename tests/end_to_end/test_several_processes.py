@@ -1,7 +1,7 @@
 """Real processes that torch's elastic agent, or torchrun, starts: they meet over gloo and train by arithmetic.
 
-The light trainer of tests/core keeps such a run at a few seconds, most of which are imports of torch; the last test
-trains a model.
+The light trainer of tests/core keeps such a run at a few seconds, most of which are imports of torch. So runs are
+shared: what is broken in one test goes on in the same test, and the run that hangs does so beside all others.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import attrs
@@ -119,9 +120,8 @@ def workers_of(process: subprocess.Popen[str]) -> dict[int, int]:
     return {rank: pid for rank, pid in found.items() if rank >= 0}
 
 
-@pytest.fixture
-def place(tmp_path):
-    site, folder = tmp_path / "site", tmp_path / "desk"
+def new_place(root: Path) -> Place:
+    site, folder = root / "site", root / "desk"
     info = site / "light_plugins-1.0.dist-info"
     info.mkdir(parents=True)
     folder.mkdir()
@@ -136,14 +136,29 @@ def place(tmp_path):
 
 
 @pytest.fixture
-def whole(place):
+def place(tmp_path):
+    return new_place(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
     """The metrics of one process that nothing has happened to."""
+    place = new_place(tmp_path_factory.mktemp("whole"))
     code, _, err = place.run("run", "light.toml", "--quiet", "--set", "hardware.processes=1")
     assert code == 0, err
-    folder = place.only_run()
-    found = metrics(folder)
-    folder.rename(place.folder / "whole")
-    return found
+    return metrics(place.only_run())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hung(tmp_path_factory):
+    """A run with a rank that hangs from step 4 on. It takes a minute, most of it waiting; the last test looks at it."""
+    place = new_place(tmp_path_factory.mktemp("hung"))
+    process = place.start("run", "light.toml", LIGHT_PAUSE="0.1")
+    place.wait_for_step(4)
+    os.kill(workers_of(process)[1], signal.SIGSTOP)
+    yield place, process, datetime.now(UTC)
+    process.kill()
+    process.communicate()
 
 
 def test_the_agent_starts_two_processes_that_write_one_run(place, whole):
@@ -160,25 +175,22 @@ def test_the_agent_starts_two_processes_that_write_one_run(place, whole):
     assert "share            elastic" in (folder / "ranks" / "rank-1.log").read_text(), "the other one has a file"
 
 
-def test_a_killed_rank_is_told_and_the_run_goes_on_to_the_same_end(place, whole):
-    fault = {"LIGHT_FAULT": "step:8=SIGKILL", "LIGHT_FAULT_RANK": "1", "LIGHT_FAULT_ONCE": "1"}
-    code, _, err = place.run("run", "light.toml", **fault)
-    assert code == 0, err
-    said = "warning: rank 1 was killed by SIGKILL; starting again from the last checkpoint (1 of 3)"
-    assert said in err.splitlines()
-    assert "going on from the checkpoint of step 6" in err
-    folder = place.only_run()
-    assert metrics(folder) == whole
-    assert said in (folder / "run.log").read_text("utf-8")
-
-
-def test_a_rank_that_always_dies_ends_the_run_after_max_restarts(place):
+def test_a_killed_rank_is_told_and_started_again_from_the_last_checkpoint_until_that_is_used_up(place, whole):
     fault = {"LIGHT_FAULT": "step:8=SIGKILL", "LIGHT_FAULT_RANK": "0"}
     code, _, err = place.run("run", "light.toml", "--set", "hardware.max_restarts=1", **fault)
+    again = "warning: rank 0 was killed by SIGKILL; starting again from the last checkpoint (1 of 1)"
     reason = "rank 0 was killed by SIGKILL; hardware.max_restarts = 1 is used up"
+    assert again in err.splitlines()
+    assert err.count("going on from the checkpoint of step 6") == 1
     assert (code, err.splitlines()[-1]) == (1, reason)
-    manifest = read_manifest(place.only_run())
+    folder = place.only_run()
+    assert again in (folder / "run.log").read_text("utf-8")
+    manifest = read_manifest(folder)
     assert (manifest.state, manifest.reason) == ("failed", reason)
+    changes = ["--set", "hardware.processes=1", "--allow-changes"]
+    code, _, err = place.run("run", "--resume", str(folder), *changes)
+    assert code == 0, err
+    assert metrics(folder) == whole, "one process goes on with what two have begun"
 
 
 def test_a_known_reason_of_one_rank_is_told_once_and_nothing_is_started_again(place):
@@ -190,14 +202,13 @@ def test_a_known_reason_of_one_rank_is_told_once_and_nothing_is_started_again(pl
     assert read_manifest(place.only_run()).reason == "light fault in step:8"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_to_the_parent_commits_one_checkpoint_and_the_run_goes_on(place, whole, number, code):
-    process = place.start("run", "light.toml", LIGHT_PAUSE="0.1")
-    folder = place.wait_for_step(4)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    assert err.splitlines()[-1] == f"stopped: {number.name} received"
+def test_a_signal_to_the_parent_commits_one_checkpoint_and_the_run_goes_on(place, whole):
+    code, err = signalled(place, signal.SIGTERM, 2, "run", "light.toml")
+    assert (code, err.splitlines()[-1]) == (75, "stopped: SIGTERM received")
+    folder = place.only_run()
+    assert run_info(folder).state == "stopped"
+    code, err = signalled(place, signal.SIGINT, metrics(folder)[-1]["step"] + 1, "run", "--resume", str(folder))
+    assert (code, err.splitlines()[-1]) == (130, "stopped: SIGINT received")
     assert run_info(folder).state == "stopped"
     assert not (folder / "exports").exists()
     code, _, err = place.run("run", "--resume", str(folder), "--quiet")
@@ -205,10 +216,25 @@ def test_a_signal_to_the_parent_commits_one_checkpoint_and_the_run_goes_on(place
     assert metrics(folder) == whole
 
 
-def test_a_second_signal_leaves_at_once_and_takes_the_workers_along(place):
-    process = place.start("run", "light.toml", LIGHT_PAUSE="20")
+def signalled(place: Place, number: int, step: int, *arguments: str) -> tuple[int, str]:
+    process = place.start(*arguments, LIGHT_PAUSE="0.2")
+    place.wait_for_step(step)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+def test_workers_end_with_a_parent_that_is_killed_or_gets_a_second_signal(place):
+    process = place.start("run", "light.toml", LIGHT_PAUSE="0.2")
+    folder = place.wait_for_step(1)
+    workers = workers_of(process)
+    process.kill()
+    process.communicate(timeout=10)
+    assert_gone(workers)
+    assert run_info(folder).state == "interrupted"
+    process = place.start("run", "--resume", str(folder), LIGHT_PAUSE="20")
     end = time.monotonic() + 60
-    while not any("training" in path.read_text() for path in place.folder.glob("runs/*/run.log")):
+    while "going on from" not in (folder / "run.log").read_text():
         assert time.monotonic() < end
         time.sleep(0.05)
     workers = workers_of(process)
@@ -219,17 +245,7 @@ def test_a_second_signal_leaves_at_once_and_takes_the_workers_along(place):
     process.communicate(timeout=10)
     assert process.returncode == 75
     assert_gone(workers)
-    assert run_info(place.only_run()).state == "stopped"
-
-
-def test_workers_die_with_a_parent_that_is_killed(place):
-    process = place.start("run", "light.toml", LIGHT_PAUSE="0.2")
-    folder = place.wait_for_step(1)
-    workers = workers_of(process)
-    process.kill()
-    process.communicate(timeout=10)
-    assert_gone(workers)
-    assert run_info(folder).state == "interrupted"
+    assert run_info(folder).state == "stopped"
 
 
 def assert_gone(workers: dict[int, int]) -> None:
@@ -237,18 +253,6 @@ def assert_gone(workers: dict[int, int]) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in workers.values()):
         assert time.monotonic() < end, "a worker lives on"
         time.sleep(0.05)
-
-
-def test_a_hung_rank_ends_all_and_the_run_goes_on(place, whole):
-    process = place.start("run", "light.toml", LIGHT_PAUSE="0.1")
-    place.wait_for_step(4)
-    os.kill(workers_of(process)[1], signal.SIGSTOP)
-    begun = time.monotonic()
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "rank 1 gave no sign of life within hardware.heartbeat and was killed; starting again" in err
-    assert time.monotonic() - begun < 4 + 30 + 30  # the heartbeat, the agent's patience, and a run
-    assert metrics(place.only_run()) == whole
 
 
 def test_torchrun_starts_the_same_command_twice_and_there_is_one_run(place, whole):
@@ -302,3 +306,17 @@ def test_check_starts_the_processes_and_lets_them_add_up(place):
     assert list(place.folder.glob("runs/*")) == []
     code, _, err = place.run("check", "light.toml", LIGHT_FAULT="check=RunError", LIGHT_FAULT_RANK="1")
     assert (code, err) == (1, "light fault in check\n")
+
+
+def test_a_hung_rank_ends_all_and_the_run_goes_on_by_itself(hung, whole):
+    place, process, begun = hung
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    said = (
+        "rank 1 gave no sign of life within hardware.heartbeat and was killed; starting again from the last checkpoint"
+    )
+    assert said in err
+    folder = place.only_run()
+    taken = datetime.fromisoformat(read_manifest(folder).ended) - begun
+    assert taken.total_seconds() < 4 + 30 + 60  # the heartbeat, the agent's patience, and a run
+    assert metrics(folder) == whole

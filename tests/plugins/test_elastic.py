@@ -130,7 +130,30 @@ def test_the_settings_reach_torch(launcher, tmp_path) -> None:
     assert config.shutdown_timeout == 100
     assert config.local_addr == "127.0.0.1"
     alone = launcher(processes=2, rendezvous="127.0.0.1:29411")._config(0, str(tmp_path))
-    assert alone.rdzv_endpoint == "127.0.0.1:0"
+    assert (alone.rdzv_backend, alone.rdzv_endpoint, alone.local_addr) == ("ftcore_here", "", "127.0.0.1")
+
+
+def test_the_meeting_of_one_machine_is_at_an_address_that_only_it_can_reach() -> None:
+    from torch.distributed.elastic.rendezvous import RendezvousParameters, rendezvous_handler_registry
+    from torch.distributed.elastic.rendezvous.api import RendezvousHandler
+
+    import ftcore_plugins.elastic.launcher  # noqa: F401 - registers it
+
+    parameters = RendezvousParameters("ftcore_here", endpoint="", run_id="x-0", min_nodes=1, max_nodes=1)
+    handler: RendezvousHandler = rendezvous_handler_registry.create_handler(parameters)
+    met = handler.next_rendezvous()
+    assert (met.rank, met.world_size, handler.get_run_id(), handler.use_agent_store) == (0, 1, "x-0", True)
+    place = met.bootstrap_store_info
+    assert place is not None
+    with socket.create_connection(("127.0.0.1", place.master_port), timeout=5):
+        pass
+    with pytest.raises(OSError, match="refused"):  # another address of this machine
+        socket.create_connection(("127.0.0.2", place.master_port), timeout=5)
+    met.store.set("key", "value")
+    assert met.store.get("key") == b"value"
+    assert not handler.is_closed()
+    assert handler.shutdown()
+    assert handler.is_closed()
 
 
 def test_the_environment_of_workers_keeps_what_the_user_has_set(launcher, monkeypatch) -> None:

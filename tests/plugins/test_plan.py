@@ -184,7 +184,8 @@ def test_text_of_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("dora", ["false", "true"])
 def test_smaller_adapter_is_counted_as_it_would_be_drawn(tmp_path: Path, dora: str) -> None:
-    from ftcore.planning.variants import Source, sketch_of, with_rank
+    from ftcore.planning.source import Source, sketch_of
+    from ftcore.planning.variants import with_rank
 
     write_config(tmp_path / "model", LLAMA_3_2_1B)
     path = tmp_path / "profile.toml"

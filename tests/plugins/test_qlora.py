@@ -14,13 +14,15 @@ import torch
 from ftcore.api import Loaded, Row, Rows, RunError, World
 from ftcore_plugins.common import devices
 from ftcore_plugins.common.adapters.quantized import dequantized, kind_of, quantized_layers
+from ftcore_plugins.lora import Lora
+from ftcore_plugins.lora import Options as LoraOptions
 from ftcore_plugins.qlora import Options, QLora
 from ftcore_plugins.tiny_model import Options as TinyOptions
 from ftcore_plugins.tiny_model import TinyModel
 from qlora_kit import load
 from tiny_kit import Tiny, make_run
 
-SIZES = [(2048, 2048), (512, 2048), (1024, 4096)]
+SIZES = [(2048, 2048), (512, 2048)]
 
 
 def settings(**options: Any) -> Any:
@@ -89,10 +91,20 @@ def test_further_layers_can_be_kept_whole(tiny: Tiny, tmp_path: Path) -> None:
     loaded = load(tiny, tiny.run(tmp_path), keep=("model.layers.0",))
     assert all(name.startswith("model.layers.1.") for name, _ in quantized_layers(loaded.model))
     assert any(".layers.0." in name for name, weight in loaded.model.named_parameters() if weight.requires_grad)
-    ends = {
-        name.rpartition(".")[2] for name, _ in quantized_layers(load(tiny, tiny.run(tmp_path), keep=("up_proj",)).model)
-    }
-    assert "up_proj" in ends  # names count from the root
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ("up_proj", r"no layer or block has the full name 'up_proj'; near it are model\.layers\..*up_proj"),
+        ("", "no layer or block has the full name ''"),
+        ("model", r"leaves no layer to quantize; name fewer, or take \[plugin\.lora\]"),
+    ],
+)
+def test_what_is_kept_whole_must_be_there_and_not_all(tiny: Tiny, tmp_path: Path, keep: str, message: str) -> None:
+    run = tiny.run(tmp_path)
+    with pytest.raises(RunError, match=rf"plugin\.qlora\.keep: {message}"):
+        QLora(Options(keep=(keep,))).adapt(run, TinyModel(TinyOptions()).sketch_model(run))
 
 
 @pytest.mark.parametrize("vision", [False, True])
@@ -207,17 +219,51 @@ def test_a_loader_that_does_not_quantize_is_found(tiny: Tiny, tmp_path: Path) ->
         QLora(Options()).adapt(run, tiny.load(run))
 
 
+def test_a_loader_that_follows_other_wishes_is_found(tiny: Tiny, tmp_path: Path) -> None:
+    run = tiny.run(tmp_path)
+    quantized = TinyModel(TinyOptions()).load_model(run, tiny.tokenizer, QLora(Options()).quantize(run))
+    with pytest.raises(RunError, match="has quantized the model to nf4 and not to int8; see model"):
+        QLora(Options(bits=8)).adapt(run, quantized)
+
+
+def test_a_model_that_is_saved_quantized_is_found_before_it_is_read(tiny: Tiny, tmp_path: Path) -> None:
+    run = tiny.run(tmp_path)
+    sketch = TinyModel(TinyOptions()).sketch_model(run)
+    sketch.model.config.quantization_config = {"quant_method": "gptq"}
+    with pytest.raises(RunError, match=r"model\.id: .*base is saved quantized; take \[plugin\.lora\], or name"):
+        QLora(Options()).adapt(run, sketch)
+
+
 def test_a_quantized_layer_cannot_be_trained_whole(tiny: Tiny, tmp_path: Path) -> None:
     run = tiny.run(tmp_path)
+    sketch = TinyModel(TinyOptions()).sketch_model(run)
     for name in ("up_proj", "mlp"):
-        with pytest.raises(RunError, match=rf"modules_to_save: {name} is quantized .*keep = \['model\.layers\.0\.mlp"):
-            load(tiny, run, modules_to_save=(name,))
+        expected = rf"modules_to_save: {name} is quantized .* leave model\.layers\.0\.mlp\..* \(plugin\.qlora\.keep\)"
+        with pytest.raises(RunError, match=expected):
+            QLora(Options(modules_to_save=(name,))).adapt(run, sketch)
     for options in (
         {"modules_to_save": ("lm_head",)},
         {"modules_to_save": ("layers.0.mlp",), "keep": ("model.layers.0",)},
     ):
         model = load(tiny, run, **options).model
         assert any("modules_to_save" in name for name, weight in model.named_parameters() if weight.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modules_to_save": ("q_proj",)}, "modules_to_save: q_proj is quantized and cannot be trained whole"),
+        ({"dora": True}, "dora: the model's weights are in 8 bits, and it needs 4 or whole ones"),
+    ],
+    ids=str,
+)
+def test_lora_on_a_model_that_is_saved_quantized_knows_its_limits(
+    tiny: Tiny, tmp_path: Path, options: Any, message: str
+) -> None:
+    run = tiny.run(tmp_path)
+    saved = TinyModel(TinyOptions()).load_model(run, tiny.tokenizer, QLora(Options(bits=8)).quantize(run))
+    with pytest.raises(RunError, match=rf"plugin\.lora\.{message}"):
+        Lora(LoraOptions(**options)).adapt(run, saved)
 
 
 def test_errors_name_this_plugin(tiny: Tiny, tmp_path: Path) -> None:

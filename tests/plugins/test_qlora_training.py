@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from ftcore.api import Decision, Row, Rows, Verdict
+from ftcore.api import Artifact, Decision, Loaded, Row, Rows, Run, Verdict
 from ftcore_plugins.common.adapters import adapter
 from ftcore_plugins.huggingface import HuggingFace
 from ftcore_plugins.lora import Lora
@@ -33,11 +35,41 @@ KINDS = [
 ]
 
 
+@attrs.frozen
+class Tuned:
+    """A model that was trained for `STEPS` without a break, its losses, and the adapter that was saved."""
+
+    run: Run
+    loaded: Loaded
+    losses: list[float]
+    saved: Path
+
+    def merge(self, tiny: Tiny) -> Artifact:
+        return Merge(MergeOptions(dtype="float32")).export(self.run, self.loaded, tiny.data, self.saved)
+
+
+@pytest.fixture(scope="module")
+def tune(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tuned]:
+    """Trains once with each set of options."""
+    known: dict[str, Tuned] = {}
+
+    def tuned(**options: Any) -> Tuned:
+        if str(options) not in known:
+            run = run_of(tiny, tmp_path_factory.mktemp("tuned"))
+            loaded = load(tiny, run, **options)
+            control, trainer = train(tiny, run, loaded)
+            trainer.save(run.folder / "saved")
+            known[str(options)] = Tuned(run, loaded, control.losses, run.folder / "saved")
+        return known[str(options)]
+
+    return tuned
+
+
 @pytest.mark.parametrize("options", KINDS, ids=str)
 def test_an_evaluation_changes_nothing_and_a_resumed_run_is_bit_equal(
-    tiny: Tiny, tmp_path: Path, options: dict[str, Any]
+    tiny: Tiny, tune: Callable[..., Tuned], tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    plain = losses(tiny, tmp_path / "plain", **options)
+    plain = tune(**options).losses
     assert len(plain) == STEPS
     assert plain[-1] < plain[0]
     run = run_of(tiny, tmp_path / "stopped")
@@ -54,27 +86,25 @@ def test_an_evaluation_changes_nothing_and_a_resumed_run_is_bit_equal(
 
 
 def test_what_an_evaluation_does_on_a_newer_cpu_is_prevented(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, tune: Callable[..., Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without our flag, bitsandbytes repacks the weights at an evaluation, and training goes on without gradients."""
     from bitsandbytes.functional import has_avx512bf16
 
-    plain = losses(tiny, tmp_path / "plain")
+    plain = tune().losses
     assert losses(tiny, tmp_path / "evaluated", evaluate=True) == plain
     if not has_avx512bf16():
         pytest.skip("this CPU has no AVX512-BF16, so nothing is repacked")
 
     monkeypatch.setattr(adapter, "never_repack", lambda model: None)
-    assert losses(tiny, tmp_path / "unprotected") == plain
     broken = losses(tiny, tmp_path / "broken", evaluate=True)
     assert broken[:3] == plain[:3]
     assert broken[4:] != plain[4:]
 
 
-def test_checkpointed_activations_change_nothing(tiny: Tiny, tmp_path: Path) -> None:
-    plain = losses(tiny, tmp_path / "plain")
+def test_checkpointed_activations_change_nothing(tiny: Tiny, tune: Callable[..., Tuned], tmp_path: Path) -> None:
     run = run_of(tiny, tmp_path / "saved", activation_checkpointing=True)
-    assert train(tiny, run, load(tiny, run))[0].losses == plain
+    assert train(tiny, run, load(tiny, run))[0].losses == tune().losses
 
 
 def test_trained_weights_are_whole_and_start_as_they_were_made(tiny: Tiny, tmp_path: Path) -> None:
@@ -94,17 +124,10 @@ def test_trained_weights_are_whole_and_start_as_they_were_made(tiny: Tiny, tmp_p
     ids=str,
 )
 def test_the_merged_model_is_the_trained_one(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+    tiny: Tiny, tune: Callable[..., Tuned], monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    run = run_of(tiny, tmp_path)
-    loaded = load(tiny, run, **options)
-    _, trainer = train(tiny, run, loaded)
-    trainer.save(tmp_path / "saved")
-
-    def merge() -> Any:
-        return Merge(MergeOptions(dtype="float32")).export(run, loaded, tiny.data, tmp_path / "saved")
-
-    merged = merge()
+    tuned = tune(**options)
+    merged = tuned.merge(tiny)
     assert merged.proof.verdict is Verdict.PROVED
     error = merged.proof.figures["kl_mean"]
     assert error < (1e-3 if "bits" in options else 1e-9)  # 8-bit layers round their inputs, too
@@ -113,13 +136,20 @@ def test_the_merged_model_is_the_trained_one(
     assert f"trained on weights quantized to {kind}, and is merged into those, dequantized" in card
     assert "| bitsandbytes |" in card
     assert "quantization_config" not in json.loads((merged.path / "config.json").read_text("utf-8"))
-    assert merge().proof.figures["kl_mean"] == error  # the model in memory is as it was
 
     monkeypatch.setattr(writer, "weights_trained_on", lambda _: [])
-    assert merge().proof.figures["kl_mean"] > (1.2 if "bits" in options else 1e6) * error
+    assert tuned.merge(tiny).proof.figures["kl_mean"] > (1.2 if "bits" in options else 1e6) * error
 
 
-def test_a_base_that_is_saved_quantized_takes_an_adapter_and_merges(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_merge_leaves_the_model_in_memory_as_it_was(tiny: Tiny, tune: Callable[..., Tuned]) -> None:
+    for options in ({}, {"bits": 8}, {"init": "pissa", "rslora": True}):
+        tuned = tune(**options)
+        assert tuned.merge(tiny).proof.figures == tuned.merge(tiny).proof.figures
+
+
+def test_a_base_that_is_saved_quantized_takes_an_adapter_and_merges(
+    tiny: Tiny, tune: Callable[..., Tuned], tmp_path: Path
+) -> None:
     quantized = load(tiny, run_of(tiny, tmp_path / "first")).model.unload()
     quantized.save_pretrained(tmp_path / "base")
     tiny.tokenizer.save_pretrained(tmp_path / "base")
@@ -127,7 +157,7 @@ def test_a_base_that_is_saved_quantized_takes_an_adapter_and_merges(tiny: Tiny, 
     plugin = HuggingFace()
     loaded = Lora(LoraOptions()).adapt(run, plugin.load_model(run, plugin.load_processor(run), None))
     evaluated, trainer = train(tiny, run, loaded, lambda step: Decision(evaluate=step.number == 3))
-    assert evaluated.losses == losses(tiny, tmp_path / "whole")
+    assert evaluated.losses == tune().losses
     trainer.save(tmp_path / "saved")
     proof = Merge(MergeOptions()).export(run, loaded, tiny.data, tmp_path / "saved").proof
     assert proof.verdict is Verdict.PROVED

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from ftcore.api import MASKED, Decision, RunError
-from ftcore_plugins.lora import Options as LoraOptions
 from ftcore_plugins.sft import Options, Sft
 from tiny_kit import SHORT, FakeControl, Tiny, plain_loss, train_tiny
 

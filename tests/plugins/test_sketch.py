@@ -91,7 +91,7 @@ def test_an_adapted_sketch_has_the_parameters_of_the_adapted_model(
     assert shapes[0] == shapes[1]
 
 
-@pytest.mark.parametrize("options", [{}, {"init": "loftq"}, {"init": "pissa"}, {"bits": 8}], ids=str)
+@pytest.mark.parametrize("options", [{"init": "loftq"}, {"init": "pissa"}, {"bits": 8}], ids=str)
 def test_a_sketch_is_not_quantized(tmp_path: Path, options: dict[str, Any]) -> None:
     adapted = QLora(QOptions(**options)).adapt(make_run(tmp_path), sketch(tmp_path, LLAMA_3_2_1B))
     assert trained(adapted.model) == LLAMA_LORA_16

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ftcore.errors import ExitCode, FtcoreError, Interrupted
+from ftcore.endings import failures_recorded
+from ftcore.errors import ExitCode, FtcoreError, Interrupted, ProfileError
 from ftcore.preflight import LoadedProfile, load_profile
 
 Command = Callable[[argparse.Namespace], int]
@@ -84,8 +85,14 @@ def _tell(error: FtcoreError) -> None:
     rank = follower()
     if not rank:
         complain(str(error))
-    elif not lost_another(error):  # that one tells its reason itself
+    elif not lost_another(error) and not _same_for_all(error):  # that one, or the main one, tells it itself
         complain(f"rank {rank}: {error}")
+
+
+def _same_for_all(error: FtcoreError) -> bool:
+    """Whether every process on this machine finds the same: a mistake in the profile, which is one file to them."""
+    placed = isinstance(error, ProfileError) and all(problem.key or problem.file for problem in error.problems)
+    return placed and os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def _unheard(error: OSError | SystemExit) -> int:
@@ -132,6 +139,7 @@ def add_profile_arguments(parser: argparse.ArgumentParser, *, required: bool = T
     )
 
 
+@failures_recorded()
 def load(parsed: argparse.Namespace) -> LoadedProfile:
     """The profile that the arguments name."""
     return load_profile(parsed.profile, sets=parsed.sets, switch_on=parsed.switch_on, switch_off=parsed.switch_off)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ftcore.cli.common import add_profile_arguments, complain, load, print_json, table
+from ftcore.cli.common import add_profile_arguments, complain, load, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,15 +15,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Count the model on the meta device."""
-    from ftcore.planning.layers import COLUMNS, grouped, inspected, layer_rows
-    from ftcore.planning.variants import sketch_of
+    from ftcore.planning.layers import grouped, inspected, layer_lines
+    from ftcore.planning.source import sketch_of
 
     known = sketch_of(load(parsed), complain)
     facts, quantization = known.facts, known.quantization
     if parsed.json:
         print_json(inspected(facts, quantization))
         return 0
-    table(COLUMNS, layer_rows(grouped(facts, quantization)))
+    for line in layer_lines(grouped(facts, quantization)):
+        print(line)
+    print()
     print(f"parameters {facts.total:,}, of them trained {facts.trained:,} ({facts.trained / max(1, facts.total):.3%})")
     if facts.added:
         print(f"the model's own {facts.base:,}, the adapter's {facts.added:,} ({facts.adapter})")

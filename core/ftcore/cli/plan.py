@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ftcore.planning.plan import Plan, Sketch
     from ftcore.planning.rows import Said
     from ftcore.planning.setting import RowShape
-    from ftcore.planning.variants import Source
+    from ftcore.planning.source import Source
     from ftcore.preflight import LoadedProfile
 
 
@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Plan; the exit code is 1 when the run does not fit."""
     from ftcore.planning.plan import make_plan
-    from ftcore.planning.variants import Source, sketch_of
+    from ftcore.planning.rows import require_possible
+    from ftcore.planning.source import Source, sketch_of
 
     said = _said(parsed)
     source = Source(
@@ -49,6 +50,7 @@ def main(parsed: argparse.Namespace) -> int:
     source = source.on_machine(parsed.on) if parsed.on else source
     loaded = source.load()
     known = sketch_of(loaded, complain)
+    require_possible(loaded.profile, known.facts, said)
     rows = _prepared(loaded, known) if parsed.prepare else None
     if parsed.all:
         return _table(parsed, source, known, said, rows)
@@ -94,11 +96,13 @@ def _advice(
         return [], ""
     others = list(other_plugins(source, loaded, plan, known, complain))
     advice = advise(plan, loaded.profile, known, rows=rows, said=said, others=others)
-    found = other_machine(source, said, known, plan.budget.memory or 0, rows)
+    on_card = plan.budget.device == "cuda"  # from a processor, any card that is large enough is a way
+    found = other_machine(source, said, known, (plan.budget.memory or 0) if on_card else 0, rows)
     if found is None:
         return advice, ""
     name, other = found
-    return advice, f"a bigger card, such as {name}: {other.memory.peak / GIB:.1f} GiB with its own settings"
+    card = "a bigger card" if on_card else "a card"
+    return advice, f"{card}, such as {name}: {other.memory.peak / GIB:.1f} GiB with its own settings"
 
 
 def _show(parsed: argparse.Namespace, plan: Plan, advice: list[Advice], elsewhere: str) -> None:
@@ -113,10 +117,9 @@ def _show(parsed: argparse.Namespace, plan: Plan, advice: list[Advice], elsewher
 
 def _table(parsed: argparse.Namespace, source: Source, known: Sketch, said: Said, rows: RowShape | None) -> int:
     from ftcore.planning.report import MACHINE_COLUMNS, machine_row, plan_as_json
-    from ftcore.planning.variants import machines, on_machine
+    from ftcore.planning.variants import on_machines
 
-    source = source.known_ways()
-    plans = {name: on_machine(source, name, said, known, rows) for name in machines()}
+    plans = on_machines(source, said, known, rows, complain)
     if parsed.json:
         print_json({"profiles": {name: plan_as_json(plan) for name, plan in plans.items()}})
         return 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -71,7 +74,7 @@ def amd_cards() -> list[Card]:
 def _nvidia_rows(fields: Sequence[str]) -> list[dict[str, str]]:
     text = _answer("nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits")
     rows = [[part.strip() for part in line.split(",")] for line in text.splitlines()]
-    return [dict(zip(fields, row, strict=True)) for row in rows if len(row) == len(fields)]
+    return [dict(zip(fields, row, strict=True)) for row in rows if len(row) == len(fields) and row[0].isdecimal()]
 
 
 def _nvidia_card(row: Mapping[str, str]) -> Card:
@@ -110,16 +113,20 @@ def _is_named(row: Mapping[str, str], name: str) -> bool:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:  # such as "[N/A]", where a GPU shares the machine's memory
         return None
+    return value if 0 < value < math.inf else None
 
 
 def _answer(name: str, *arguments: str) -> str:
     """What a tool prints; empty without the tool, and when it fails or hangs."""
     tool = shutil.which(name)
-    if tool is None:
-        return ""
+    return "" if tool is None else _told(tool, Path(tool).stat().st_mtime_ns, arguments)
+
+
+@functools.lru_cache(maxsize=8)  # it takes half a second or, hung, all of its time, and a plan asks a dozen times
+def _told(tool: str, _changed: int, arguments: tuple[str, ...]) -> str:
     try:
         answer = subprocess.run(  # noqa: S603
             [tool, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=True

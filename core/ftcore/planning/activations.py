@@ -71,7 +71,7 @@ def _tower_bytes(
 
 def residual(facts: ModelFacts, setting: Setting) -> int:
     """Bytes of a number of what goes from layer to layer: the type of the embeddings, which are float32 if trained."""
-    return FLOAT32 if facts.trained_base and not facts.added else setting.weight
+    return setting.trained if facts.trained_base and not facts.added else setting.weight
 
 
 def _by_block(layers: Iterable[Layer]) -> list[list[Layer]]:
@@ -88,13 +88,14 @@ def _linear(layers: Iterable[Layer], setting: Setting) -> float:
         if not layer.learns:
             continue
         group = (layer.name.rpartition(".")[0], layer.inputs, layer.name if _OWN_INPUT.search(layer.name) else "")
+        kept = layer.rank * setting.compute
         if _casts(layer, setting) or layer.drops:  # its own copy; the dropped one has a mask beside it
-            total += layer.inputs * (setting.compute + (1 if layer.drops and setting.device == "cuda" else 0))
-            total += layer.inputs * setting.compute if layer.drops and setting.device != "cuda" else 0
+            mask = 0 if not layer.drops else 1 if setting.device == "cuda" else setting.compute
+            kept += layer.inputs * (setting.compute + mask)
         elif group not in shared and not _is_kept_anyhow(layer):
             shared.add(group)
-            total += layer.inputs * setting.compute
-        total += layer.rank * setting.compute
+            kept += layer.inputs * setting.compute
+        total += kept * layer.share
     return total
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from ftcore.options import toml_value
 from ftcore.planning.plan import Plan, Sketch, make_plan
 from ftcore.planning.rows import Said
 from ftcore.planning.setting import RowShape
@@ -33,7 +34,10 @@ class Change:
 
 @attrs.frozen(kw_only=True)
 class Advice:
-    """A change and the plan with it. `saves` is bytes of the peak, `slower` how the time of a step changes."""
+    """A change and the plan with it. `saves` is bytes of the peak, `slower` how the time of a step changes.
+
+    `tight` says that it fits by less than what a plan may be wrong by.
+    """
 
     settings: str
     cost: str
@@ -41,6 +45,7 @@ class Advice:
     peak: float
     fits: bool
     slower: float
+    tight: bool = False
 
 
 def advise(
@@ -107,14 +112,8 @@ def _set(table: str, *, rank: int, cost: str, **values: Any) -> Change:
         changed = attrs.evolve(getattr(profile, table), **values)
         return attrs.evolve(profile, **{table: changed}), known
 
-    settings = ", ".join(f"{table}.{name} = {_toml(value)}" for name, value in values.items())
+    settings = ", ".join(f"{table}.{name} = {toml_value(value)}" for name, value in values.items())
     return Change(settings=settings, cost=cost, rank=rank, apply=apply)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def _shortened(rows: RowShape | None, profile: Profile) -> RowShape | None:
@@ -134,6 +133,7 @@ def _advice(before: Plan, after: Plan, change: Change) -> Advice:
         peak=after.memory.peak,
         fits=bool(after.fits),
         slower=now / was,
+        tight=after.is_tight,
     )
 
 

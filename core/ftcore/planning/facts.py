@@ -22,7 +22,7 @@ class Layer:
 
     `rank` is that of its adapter, 0 without one; `adapter` counts the adapter's parameters. `block` numbers the
     transformer layer that it belongs to, and is None for a layer outside of them. `drops` says whether its adapter has
-    dropout.
+    dropout. `share` is the share of tokens that go through it, below 1 for one expert of several.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Layer:
     adapter: int = 0
     trained: bool = False
     drops: bool = False
+    share: float = 1.0
 
     @property
     def weights(self) -> int:
@@ -58,7 +59,9 @@ class Tower:
 
     `queries` and `keys` are the widths of a token's queries and of its keys over all heads. `norms` are the
     normalizations of one layer that are `width` wide; `head_norms` says whether queries and keys have their own.
-    `learns_from` is the first layer that a gradient must reach; it is `blocks` for a tower that learns nothing.
+    `experts` are the weights that a token meets in one layer's experts, where these are no linear layers of their
+    own; `inner` is then the width of all that it meets. `learns_from` is the first layer that a gradient must reach;
+    it is `blocks` for a tower that learns nothing.
     """
 
     width: int
@@ -70,6 +73,7 @@ class Tower:
     norms: int = 2
     head_norms: bool = False
     gated: bool = True
+    experts: float = 0.0
     learns_from: int = 0
 
     @property

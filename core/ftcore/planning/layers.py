@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -75,20 +75,38 @@ def inspected(facts: ModelFacts, quantization: Quantization | None) -> dict[str,
     }
 
 
-def layer_rows(groups: Iterable[Group]) -> list[list[str]]:
-    """The groups as lines of a table with `COLUMNS`."""
-    return [
-        [
-            group.name,
-            str(group.count),
-            f"{group.inputs} x {group.outputs}",
-            f"{group.parameters:,}",
-            f"r = {group.rank}" if group.rank else "whole" if group.trained else "",
-            f"{group.adapter:,}" if group.adapter else "",
-            "yes" if group.quantized else "",
-        ]
-        for group in groups
-    ]
+COLUMNS = ("linear layers", "no.", "in x out", "parameters", "rank", "adapter", "quant.")
+WIDTHS = (20, 3, 11, 11, 5, 10, 6)
+"""Of 80 columns; a longer value moves the rest of its line."""
 
 
-COLUMNS = ["linear layers", "count", "in x out", "parameters", "trained", "adapter", "quantized"]
+def layer_lines(groups: Iterable[Group]) -> Iterator[str]:
+    """The groups as a table, below the part of their names that they have in common."""
+    yield _line(COLUMNS)
+    above = ""
+    for group in groups:
+        prefix, mark, _ = group.name.rpartition("*.")
+        if prefix != above and prefix:
+            yield prefix + mark.rstrip(".")
+        above = prefix
+        yield _line(_cells(group, group.name.removeprefix(prefix + mark), indented=bool(prefix)))
+
+
+def _cells(group: Group, name: str, *, indented: bool) -> Sequence[str]:
+    return (
+        f"  {name}" if indented else name,
+        str(group.count),
+        f"{group.inputs}x{group.outputs}",
+        f"{group.parameters:,}",
+        str(group.rank) if group.rank else "whole" if group.trained else "",
+        f"{group.adapter:,}" if group.adapter else "",
+        "yes" if group.quantized else "",
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    first, *others = (
+        f"{cell:<{width}}" if not place else f"{cell:>{width}}"
+        for place, (cell, width) in enumerate(zip(cells, WIDTHS, strict=True))
+    )
+    return "  ".join([first, *others]).rstrip()

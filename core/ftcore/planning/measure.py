@@ -20,7 +20,13 @@ from ftcore.values import Loaded, Run
 _VISION = re.compile(r"(^|\.)(vision|visual|image)\w*(\.|$)")
 _PROJECTOR = re.compile(r"(^|\.)\w*(projector|merger|connector)\w*(\.|$)")
 MATRIX = 2
+CUBE = 3
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _BLOCK = re.compile(r"\.(\d+)\.")
+
+
+class NotPlannedError(RunError):
+    """A model of a kind that plans do not know, which may be trained all the same."""
 
 
 @attrs.frozen(kw_only=True)
@@ -60,7 +66,11 @@ def _remember(model: Any) -> _Before:
         parameters=sum(parameter.numel() for parameter in parameters),
         identities=frozenset(map(id, parameters)),
         modules=frozenset(map(id, modules.values())),
-        layers={id(module): _layer(name, module, output) for name, module in modules.items() if _is_linear(module)},
+        layers={
+            id(module): _layer(name, module, output, _routed(text))
+            for name, module in modules.items()
+            if _is_linear(module)
+        },
         text=_tower(text, modules, vision=False),
         vision=None if vision is None else _tower(vision, modules, vision=True),
     )
@@ -71,7 +81,7 @@ def _is_linear(module: Any) -> bool:
     return hasattr(module, "in_features") and hasattr(module, "out_features") and getattr(weight, "ndim", 0) == MATRIX
 
 
-def _layer(name: str, module: Any, output: Any) -> Layer:
+def _layer(name: str, module: Any, output: Any, routed: float) -> Layer:
     block = _BLOCK.search(name)
     return Layer(
         name=name,
@@ -80,6 +90,7 @@ def _layer(name: str, module: Any, output: Any) -> Layer:
         bias=getattr(module, "bias", None) is not None,
         part=Part.OUTPUT if module is output else _part(name),
         block=int(block[1]) if block else None,
+        share=routed if _EXPERT.search(name) else 1.0,
     )
 
 
@@ -164,21 +175,45 @@ def _text_config(config: Any) -> Any:
 
 def _tower(config: Any, modules: Mapping[str, Any], *, vision: bool) -> Tower:
     width, heads = _number(config, "hidden_size", "n_embd", "d_model"), _number(config, "num_attention_heads", "n_head")
+    blocks = _number(config, "num_hidden_layers", "n_layer", "depth")
     size = getattr(config, "head_dim", None) or width // heads
     in_block = {name: module for name, module in modules.items() if ".0." in name and _is_vision(name) == vision}
     ends = {name.rpartition(".")[2] for name in in_block}
     norms = [name for name, module in in_block.items() if "norm" in type(module).__name__.lower()]
     return Tower(
         width=width,
-        inner=_number(config, "intermediate_size", "n_inner", "ffn_dim", otherwise=4 * width),
-        blocks=_number(config, "num_hidden_layers", "n_layer", "depth"),
+        inner=_inner(config, width),
+        blocks=blocks,
         heads=heads,
         queries=heads * size,
         keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
         norms=len([name for name in norms if _normed_width(in_block[name]) in (0, width)]) or 2,
         head_norms=any(name.rpartition(".")[2] in ("q_norm", "k_norm") for name in norms),
-        gated="gate_proj" in ends or "gate_up_proj" in ends,
+        gated="gate_proj" in ends or "gate_up_proj" in ends or "experts" in ends,
+        experts=0.0 if vision else _routed(config) * _fused(modules) / max(1, blocks),
     )
+
+
+def _inner(config: Any, width: int) -> int:
+    """Width of the feed-forward network, or of all experts that one token goes through."""
+    whole = _number(config, "intermediate_size", "n_inner", "ffn_dim", otherwise=4 * width)
+    if _routed(config) == 1:
+        return whole
+    one = _number(config, "moe_intermediate_size", otherwise=whole)
+    return one * (_number(config, "num_experts_per_tok") + _number(config, "n_shared_experts", otherwise=0))
+
+
+def _routed(config: Any) -> float:
+    """Share of the experts that a token goes through; 1 without experts."""
+    chosen = _number(config, "num_experts_per_tok", otherwise=0)
+    there = _number(config, "num_local_experts", "num_experts", "n_routed_experts", otherwise=0)
+    return min(1.0, chosen / there) if chosen and there else 1.0
+
+
+def _fused(modules: Mapping[str, Any]) -> int:
+    """Weights of experts that lie in one tensor for all of a layer."""
+    found = [module for name, module in modules.items() if name.endswith(".experts")]
+    return sum(item.numel() for module in found for item in module.parameters() if len(item.shape) == CUBE)
 
 
 def _normed_width(module: Any) -> int:
@@ -198,7 +233,7 @@ def _number(config: Any, *names: str, otherwise: int | None = None) -> int:
     if otherwise is not None:
         return otherwise
     kind = getattr(config, "model_type", type(config).__name__)
-    raise RunError(f"the configuration of this model ({kind}) has no {names[0]}, so its memory cannot be planned")
+    raise NotPlannedError(f"the configuration of this model ({kind}) has no {names[0]}, so its memory is not planned")
 
 
 def _picture(config: Any) -> tuple[int, int]:

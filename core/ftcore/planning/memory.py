@@ -130,11 +130,11 @@ def _standing(facts: ModelFacts, setting: Setting) -> _Standing:
     frozen = facts.base - facts.trained_base - weights
     grown = facts.added - (facts.trained - facts.trained_base)  # frozen parts of adapters
     return _Standing(
-        plain=frozen * setting.weight + facts.trained_base * FLOAT32,
+        plain=frozen * setting.weight + facts.trained_base * setting.trained,
         quantized=small,
-        adapter=(facts.trained - facts.trained_base) * FLOAT32 + grown * setting.weight,
+        adapter=(facts.trained - facts.trained_base) * setting.trained + grown * setting.weight,
         trained=facts.trained,
-        state=facts.trained * state_bytes(setting.optimizer),
+        state=facts.trained * (state_bytes(setting.optimizer) + (FLOAT32 if setting.masters else 0)),
         copies=_copies(facts, setting, weights),
     )
 
@@ -149,10 +149,9 @@ def quantized_weights(facts: ModelFacts, setting: Setting) -> tuple[float, int]:
 
 
 def quantized_layers(layers: Iterable[Layer], left_out: tuple[str, ...]) -> list[Layer]:
-    """The layers that a quantizer takes: all linear ones but the output, and those whose names it is told."""
-    return [
-        layer for layer in layers if layer.part is not Part.OUTPUT and not layer.name.startswith(left_out or ("\0",))
-    ]
+    """The layers that a quantizer takes: all linear ones but the output, and those that it is told or lie in them."""
+    blocks = tuple(f"{name}." for name in left_out)
+    return [layer for layer in layers if layer.part is not Part.OUTPUT and not f"{layer.name}.".startswith(blocks)]
 
 
 def state_bytes(optimizer: str) -> float:
@@ -163,7 +162,7 @@ def state_bytes(optimizer: str) -> float:
 def _copies(facts: ModelFacts, setting: Setting, quantized: int) -> float:
     """Copies in the type of the arithmetic: of float32 weights under autocast, and of the widest quantized layer."""
     copies = 0.0
-    if setting.autocast:
+    if setting.autocast and not setting.sharding.weights:  # shards are gathered in the type of the arithmetic
         trained = sum(layer.parameters for layer in facts.layers if layer.trained)
         adapters = sum(layer.adapter for layer in facts.layers if layer.rank)
         copies += (trained + adapters) * HALF
@@ -180,7 +179,7 @@ def _gathered(facts: ModelFacts, setting: Setting) -> float:
         return 0.0
     block = facts.base / max(1, facts.text.blocks)
     output = max((layer.weights for layer in facts.linear(Part.OUTPUT)), default=0)
-    return max(2 * block, output) * (setting.weight if facts.added else FLOAT32)
+    return max(2 * block, output) * setting.compute
 
 
 def _worst_moment(

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from ftcore.errors import RunError
+from ftcore.hardware import nvidia_memory_gib
 from ftcore.planning.budget import Budget, budget_of
 from ftcore.planning.facts import ModelFacts
 from ftcore.planning.measure import sketch
@@ -18,6 +19,9 @@ from ftcore.planning.speed import Speed, speed
 from ftcore.planning.storage import Storage, storage
 from ftcore.plugins import Plugins
 from ftcore.values import Profile, Quantization, Run, World
+
+TOLERANCE = 1.1
+"""What is planned may turn out larger by this."""
 
 
 @attrs.frozen(kw_only=True)
@@ -33,7 +37,10 @@ class Sketch:
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What a run needs. `fits` is None where the device's memory is not known."""
+    """What a run needs. `fits` is None where the device's memory is not known.
+
+    `assumed` says what is a guess rather than a count, in words for the user.
+    """
 
     facts: ModelFacts
     setting: Setting
@@ -41,11 +48,17 @@ class Plan:
     memory: Memory
     speed: Speed
     storage: Storage
+    assumed: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool | None:
         """Whether the most that is held is within the device's memory."""
         return None if self.budget.memory is None else self.memory.peak <= self.budget.memory
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether it fits by less than what a plan may be wrong by."""
+        return bool(self.fits) and self.memory.peak * TOLERANCE > (self.budget.memory or 0.0)
 
 
 def sketch_run(plugins: Plugins, run: Run) -> Sketch:
@@ -84,7 +97,15 @@ def make_plan(profile: Profile, known: Sketch, rows: RowShape | None = None, sai
         memory=memory(facts, setting),
         speed=speed(facts, setting, tflops=budget.tflops, steps=steps_of(profile, rows)),
         storage=storage(facts, setting, save_limit=profile.train.save_limit, exports=known.exports),
+        assumed=(*rows.assumed, *_assumed_processes(profile, known)),
     )
+
+
+def _assumed_processes(profile: Profile, known: Sketch) -> list[str]:
+    """`hardware.processes = 0` takes every GPU, and a plan may be made where there is none."""
+    if known.processes or profile.hardware.processes or nvidia_memory_gib():
+        return []
+    return ["one process on a machine, since no GPU is here to count (--set hardware.processes=8 plans for eight)"]
 
 
 def _anywhere(profile: Profile) -> Profile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +22,14 @@ WORDS: Mapping[str, str] = {
     "copies": "copies in the arithmetic's type",
     "activations": "activations",
     "logits": "logits",
-    "buckets": "buffers for other devices",
+    "buckets": "buffers for sending gradients",
     "context": "the libraries' own",
     "slack": "gaps of the allocator",
 }
 SHOWN = 6
+LINE = 80
+DAYS_FROM = 48
+"""Hours from which a duration is told in days."""
 
 
 def plan_as_json(plan: Plan, advice: Sequence[Advice] = ()) -> dict[str, Any]:
@@ -34,6 +38,7 @@ def plan_as_json(plan: Plan, advice: Sequence[Advice] = ()) -> dict[str, Any]:
     known = None if budget.memory is None else budget.memory / GIB
     return {
         "fits": plan.fits,
+        "tight": plan.is_tight,
         "device": {"kind": budget.device, "name": budget.name, "memory_gib": known, "tflops": budget.tflops},
         "parameters": {"total": facts.total, "trainable": facts.trained, "base": facts.base, "adapter": facts.added},
         "memory": memory_as_json(plan.memory),
@@ -43,7 +48,7 @@ def plan_as_json(plan: Plan, advice: Sequence[Advice] = ()) -> dict[str, Any]:
             "processes": setting.sharding.parts,
             "sharding": setting.sharding.name,
         },
-        "rows": attrs.asdict(setting.rows),
+        "rows": {**attrs.asdict(setting.rows), "assumed": list(plan.assumed)},
         "speed": {**attrs.asdict(plan.speed), "flops_per_row": plan.speed.operations},
         "disk": {**attrs.asdict(plan.storage), "total": plan.storage.total},
         "advice": [
@@ -75,10 +80,11 @@ def plan_lines(plan: Plan, advice: Sequence[Advice] = (), elsewhere: str = "") -
     yield ""
     yield from _time_lines(plan)
     yield from _disk_lines(plan)
-    if plan.setting.rows.assumed:
+    if plan.assumed:
         yield ""
-        yield "assumed, since the rows are not prepared (--prepare counts them):"
-        yield from (f"  {text}" for text in plan.setting.rows.assumed)
+        yield "assumed, for want of better (--prepare counts the rows):"
+        for text in plan.assumed:
+            yield from _wrapped(text)
     if plan.fits is False:
         yield ""
         yield from _advice_lines(advice, elsewhere)
@@ -90,7 +96,10 @@ def verdict(plan: Plan) -> str:
     if budget.memory is None:
         return f"needs {peak} on {budget.name}; set hardware.memory to see whether it fits"
     there = f"{budget.memory / GIB:.1f} GiB of {budget.name}"
-    return f"fits: {peak} of the {there}" if plan.fits else f"does not fit: {peak}, more than the {there}"
+    if not plan.fits:
+        return f"does not fit: {peak}, more than the {there}"
+    tight = "; a plan may be wrong by more than what is left" if plan.is_tight else ""
+    return f"fits: {peak} of the {there}{tight}"
 
 
 def _model_lines(plan: Plan) -> Iterator[str]:
@@ -122,7 +131,9 @@ def _time_lines(plan: Plan) -> Iterator[str]:
         return
     yield f"time           about {speed.tokens_per_second:,.0f} tokens a second, {speed.step_seconds:.2g} s a step,"
     yield f"               at {speed.efficiency:.0%} of {plan.budget.tflops:g} tera-operations a second"
-    if speed.hours is not None:
+    if speed.hours is None:
+        yield "               for as many steps as there are rows; --prepare or train.max_steps says"
+    else:
         yield f"               {hours(speed.hours)} for {speed.steps:,} steps, without evaluations and exports"
 
 
@@ -138,16 +149,28 @@ def _advice_lines(advice: Sequence[Advice], elsewhere: str) -> Iterator[str]:
     for one in (fitting or advice)[:SHOWN]:
         slower = f"; {one.slower - 1:.0%} slower" if one.slower > 1.005 else ""  # noqa: PLR2004
         cost = f"; {one.cost}" if one.cost else ""
-        yield f"  {one.settings}: {one.peak / GIB:.1f} GiB, saves {one.saves / GIB:.1f}{slower}{cost}"
+        tight = ", which is tight" if one.tight else ""
+        yield from _wrapped(
+            f"{one.settings}: {one.peak / GIB:.1f} GiB{tight}, saves {one.saves / GIB:.1f}{slower}{cost}"
+        )
     if elsewhere:
-        yield f"  or {elsewhere}"
+        yield from _wrapped(f"or {elsewhere}")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, LINE, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def hours(value: float) -> str:
     """A duration for people."""
+    if value >= DAYS_FROM:
+        return f"{value / 24:,.1f} days"
     if value >= 1:
         return f"{value:.1f} hours"
-    return f"{value * 60:.0f} minutes" if value * 60 >= 1 else f"{value * 3600:.0f} seconds"
+    count, unit = (round(value * 60), "minute") if value * 60 >= 1 else (round(value * 3600), "second")
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
 
 
 def machine_row(name: str, plan: Plan) -> list[str]:

@@ -5,24 +5,26 @@ from __future__ import annotations
 from ftcore.disk import free_bytes
 from ftcore.errors import RunError
 from ftcore.planning.advice import advise
+from ftcore.planning.measure import NotPlannedError
 from ftcore.planning.memory import GIB
-from ftcore.planning.plan import Plan, Sketch, make_plan, sketch_run
+from ftcore.planning.plan import TOLERANCE, Plan, Sketch, make_plan, sketch_run
 from ftcore.planning.rows import counted
 from ftcore.plugins import Plugins
 from ftcore.values import PreparedData, Run
-
-TOLERANCE = 1.1
-"""A plan may err; only a run that is over the memory by more than this is refused."""
 
 
 def require_room(plugins: Plugins, run: Run, data: PreparedData) -> None:
     """Raise `RunError` when the run's rows and model are clearly over the device's memory.
 
-    A model that no plugin draws without its weights is not planned, and not refused.
+    A plan may err: only a run that is over by more than `TOLERANCE` is refused. A model that no plugin draws without
+    its weights, or whose configuration says too little, is not planned, and not refused.
     """
     if not plugins.implementers("sketch_model") or not len(data.train):
         return
-    known = sketch_run(plugins, run)
+    try:
+        known = sketch_run(plugins, run)
+    except NotPlannedError:
+        return
     plan = make_plan(run.profile, known, counted(run.profile, known.facts, data))
     if plan.budget.memory is not None and plan.memory.peak > TOLERANCE * plan.budget.memory:
         raise RunError(_refusal(run, known, plan))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import attrs
 
+from ftcore.errors import ProfileError
 from ftcore.planning.facts import ModelFacts
 from ftcore.planning.setting import RowShape, positions_of
 from ftcore.values import MASKED, Example, PreparedData, Profile
@@ -55,6 +56,23 @@ def bounded(profile: Profile, facts: ModelFacts, said: Said) -> RowShape:
         count=count_rows(profile),
         assumed=tuple(assumed),
     )
+
+
+def require_possible(profile: Profile, facts: ModelFacts, said: Said) -> None:
+    """Raise `ProfileError` for what the user says and no row can be."""
+    longest = positions_of(facts, profile.train.max_length)
+    if said.tokens is not None and said.tokens > longest:
+        cause = "train.max_length" if longest == profile.train.max_length else "what the model reads"
+        raise ProfileError(f"--tokens {said.tokens}: over {cause}, which is {longest}; rows so long are not trained")
+    rows = said.tokens or longest
+    if said.images and facts.vision is None:
+        raise ProfileError(f"--images {said.images}: this model reads text only; leave --images out")
+    if said.images and said.images * facts.image_tokens >= rows:
+        needed = said.images * facts.image_tokens
+        raise ProfileError(f"--images {said.images}: they are {needed} tokens, and a row has {rows}")
+    text = rows - (said.images or 0) * facts.image_tokens
+    if said.trained is not None and said.trained > text:
+        raise ProfileError(f"--trained {said.trained}: a row has {text} tokens of text")
 
 
 def counted(profile: Profile, facts: ModelFacts, data: PreparedData) -> RowShape:

@@ -63,8 +63,9 @@ class Sharding:
 class Setting:
     """The choices of a profile, on one kind of device. `weight` and `compute` are bytes of a number.
 
-    `autocast` says that the arithmetic is in another type than the trained weights are kept in. `micro` rows are on a
-    device at once, `accumulation` times for one step.
+    `autocast` says that the arithmetic is in another type than the trained weights are kept in. With `masters` the
+    trained weights are in 16 bits themselves, and float32 copies of them lie beside the optimizer's states. `micro`
+    rows are on a device at once, `accumulation` times for one step.
     """
 
     device: Device
@@ -79,6 +80,12 @@ class Setting:
     attention: str
     quantization: Quantization | None
     sharding: Sharding
+    masters: bool = False
+
+    @property
+    def trained(self) -> int:
+        """Bytes of a trained weight."""
+        return HALF if self.masters else FLOAT32
 
 
 def device_of(profile: Profile) -> Device:
@@ -101,13 +108,14 @@ def setting_of(
     """What the profile comes to on `parts` processes; the trainer's `arguments` say how they share a model."""
     train, device = profile.train, device_of(profile)
     weight, half = weight_bytes(profile, device), precision_of(profile, device) != "fp32"
+    masters = half and _has_masters(arguments)
     share = max(1, train.batch_size // parts)
     micro = min(train.micro_batch_size or share, share)
     return Setting(
         device=device,
-        weight=weight,
+        weight=HALF if masters else weight,
         compute=HALF if half else weight,
-        autocast=half,
+        autocast=half and not masters,
         micro=micro,
         accumulation=max(1, round(train.batch_size / (micro * parts))),
         rows=rows,
@@ -116,7 +124,15 @@ def setting_of(
         attention="sdpa" if profile.model.attention == "auto" else profile.model.attention,
         quantization=quantization,
         sharding=sharding_of(arguments, parts),
+        masters=masters,
     )
+
+
+def _has_masters(arguments: Mapping[str, Any]) -> bool:
+    """DeepSpeed casts the whole model (https://www.deepspeed.ai/docs/config-json/#bfloat16-training-options)."""
+    config = arguments.get("deepspeed")
+    tables = [config.get(name) for name in ("bf16", "fp16")] if isinstance(config, Mapping) else []
+    return any(isinstance(table, Mapping) and table.get("enabled") for table in tables)
 
 
 def precision_of(profile: Profile, device: Device) -> str:

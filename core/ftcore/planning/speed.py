@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import attrs
@@ -61,7 +61,8 @@ def efficiency(facts: ModelFacts, setting: Setting) -> float:
     share = EFFICIENCY[setting.device]
     if quantized_weights(facts, setting)[1]:
         share *= UNPACKING
-    return share * WIDE if setting.device != "cpu" and not setting.autocast else share
+    half = setting.autocast or setting.masters
+    return share if half or setting.device == "cpu" else share * WIDE
 
 
 def operations(facts: ModelFacts, setting: Setting) -> float:
@@ -82,13 +83,16 @@ def operations(facts: ModelFacts, setting: Setting) -> float:
     return total
 
 
-def _tower(layers: Iterable[Layer], tower: Tower, setting: Setting, *, tokens: float, length: float) -> float:
+def _tower(layers: Sequence[Layer], tower: Tower, setting: Setting, *, tokens: float, length: float) -> float:
     again = setting.checkpointing and tower.learning_blocks > 0
     total = 0.0
     for layer in layers:
         backward = (layer.block or 0) >= tower.learns_from
-        total += (_product(layer, backward=backward) + (2 * layer.weights if again else 0)) * tokens
+        total += (_product(layer, backward=backward) + (2 * layer.weights if again else 0)) * tokens * layer.share
     passes = tower.blocks + (2 + again) * tower.learning_blocks
+    if tower.experts:
+        whole = sum(layer.trained for layer in layers) > len(layers) // 2  # experts learn with most of the layers
+        total += 2 * tower.experts * tokens * (tower.blocks + (1 + again + whole) * tower.learning_blocks)
     return total + passes * 4 * tower.queries * length * tokens * (0.5 if setting.attention != "eager" else 1)
 
 

@@ -2,105 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
 
 from ftcore.discovery import discover
 from ftcore.engine import planned
-from ftcore.errors import FtcoreError, ProfileError
-from ftcore.hardware import find_hardware_profile, hardware_profiles
+from ftcore.errors import FtcoreError
+from ftcore.options import toml_value
 from ftcore.planning.advice import Change
 from ftcore.planning.facts import ModelFacts
-from ftcore.planning.plan import Plan, Sketch, make_plan, quantization_of, sketch_run
+from ftcore.planning.plan import Plan, Sketch, make_plan, quantization_of
 from ftcore.planning.rows import Said
 from ftcore.planning.setting import RowShape
-from ftcore.plugins import Active, Plugins, build_plugins, implemented_hooks
-from ftcore.preflight import LoadedProfile, load_profile
-
-OF_THE_MACHINE = ("device", "card", "memory", "tflops")
-"""Keys of `[hardware]` that a plan for another machine takes from it, whatever the profile says."""
+from ftcore.planning.source import Source, machines, plugins_of, sketch_of
+from ftcore.plugins import Active, implemented_hooks
+from ftcore.preflight import LoadedProfile
 
 LEAST_RANK = 4
-
-
-@attrs.frozen(kw_only=True)
-class Source:
-    """A profile's file, and what the command line lays over it; for `ways` see `known_ways`."""
-
-    path: Path
-    sets: tuple[str, ...] = ()
-    switch_on: tuple[str, ...] = ()
-    switch_off: tuple[str, ...] = ()
-    ways: tuple[str, ...] | None = None
-
-    def load(self, *sets: str, on: Sequence[str] = (), off: Sequence[str] = ()) -> LoadedProfile:
-        """The profile with more laid over it. Raises `ProfileError`."""
-        return load_profile(
-            self.path,
-            sets=[*self.sets, *sets],
-            switch_on=[name for name in (*self.switch_on, *on) if name not in off],
-            switch_off=[*self.switch_off, *(name for name in off if name not in self.switch_on)],
-        )
-
-    def on_machine(self, name: str) -> Source:
-        """For the machine of a hardware profile. Raises `ProfileError` when there is none of that name."""
-        found = find_hardware_profile(name, Path.cwd())
-        if isinstance(found, str):
-            raise ProfileError(f"--on {name}: {found}")
-        path = str(found.absolute()) if name.endswith(".toml") else name
-        table = _tables(found).get("hardware", {})
-        keys = (f"hardware.{key}={_toml(table[key])}" for key in OF_THE_MACHINE if key in table)
-        names = _toml([*(self.known_ways().ways or ()), path])
-        return attrs.evolve(self, sets=(*self.sets, f"hardware.profile={names}", *keys))
-
-    def known_ways(self) -> Source:
-        """With the hardware profiles of this profile that say how devices share a model: they hold on any machine."""
-        if self.ways is not None:
-            return self
-        named = self.load().profile.hardware.profile
-        files = [find_hardware_profile(name, self.path.absolute().parent) for name in _listed(named)]
-        ways = tuple(str(file) for file in files if isinstance(file, Path) and "plugin" in _tables(file))
-        return attrs.evolve(self, ways=ways)
-
-
-def machines() -> list[str]:
-    """Hardware profiles that say how much memory their card has."""
-    return [name for name, path in hardware_profiles().items() if "memory" in _tables(path).get("hardware", {})]
-
-
-def plugins_of(loaded: LoadedProfile, report: Callable[[str], None]) -> Plugins:
-    """The plugins of a profile, without their own checks: a plan needs no weights, data or converters.
-
-    Raises `ProfileError` when two fill one slot, or none does.
-    """
-    plugins, conflicts = build_plugins(loaded.active, report=report)
-    if conflicts:
-        raise ProfileError(loaded.source.locate(problem) for problem in conflicts)
-    return plugins
-
-
-def sketch_of(loaded: LoadedProfile, report: Callable[[str], None]) -> Sketch:
-    """What the plugins of a profile say of its run."""
-    with _uncollected():
-        return sketch_run(plugins_of(loaded, report), planned(loaded))
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """A fifth of the time would go into looking for garbage among what heavy imports make, which is none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def other_plugins(
@@ -161,10 +81,26 @@ def other_machine(
     source: Source, said: Said, known: Sketch, above: float, rows: RowShape | None = None
 ) -> tuple[str, Plan] | None:
     """The hardware profile with the least memory over `above` bytes that the run fits on as it is."""
-    source = source.known_ways()
-    plans = [(name, on_machine(source, name, said, known, rows)) for name in machines()]
+    plans = on_machines(source, said, known, rows).items()
     fitting = [(name, plan) for name, plan in plans if plan.fits and (plan.budget.memory or 0) > above]
     return min(fitting, key=lambda found: found[1].budget.memory or 0, default=None)
+
+
+def on_machines(
+    source: Source,
+    said: Said,
+    known: Sketch,
+    rows: RowShape | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> dict[str, Plan]:
+    """The plans for every hardware profile that names its memory; of one that cannot be used, `report` is told."""
+    source, plans = source.known_ways(), {}
+    for name in machines():
+        try:
+            plans[name] = on_machine(source, name, said, known, rows)
+        except FtcoreError as error:
+            report(f"{name} is left out: {error}")
+    return plans
 
 
 def on_machine(source: Source, name: str, said: Said, known: Sketch, rows: RowShape | None = None) -> Plan:
@@ -231,28 +167,8 @@ def _carried(adapters: Sequence[Active], name: str, cls: type[Any]) -> list[str]
     """Options that the new plugin has in common with the one that goes, such as the rank."""
     known = _options(cls)
     return [
-        f"plugin.{name}.{field.name}={_toml(getattr(plugin.config, field.name))}"
+        f"plugin.{name}.{field.name}={toml_value(getattr(plugin.config, field.name))}"
         for plugin in adapters
         for field in attrs.fields(type(plugin.config))
         if field.name in known and getattr(plugin.config, field.name) not in (None, field.default)
     ]
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def _listed(named: str | Sequence[str]) -> Sequence[str]:
-    return [named] if isinstance(named, str) else named
-
-
-def _tables(path: Path) -> Mapping[str, Any]:
-    """A hardware profile as it is written; nothing for one that cannot be read, which is told when it is used."""
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}

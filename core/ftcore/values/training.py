@@ -16,8 +16,9 @@ from ftcore.values.rows import Example
 class Quantization:
     """How the loader reads the weights: keyword arguments for `from_pretrained`.
 
-    The planner counts `bytes_per_weight` for every weight of a linear layer, but for the output layer and layers
-    whose name begins with one of `left_out`, which keep `model.dtype`. Without it, nothing is counted as smaller.
+    The planner counts `bytes_per_weight` for every weight of a linear layer, but for the output layer and what
+    `left_out` has the full names of, layers or blocks of them, which keep `model.dtype`. Without it, nothing is
+    counted as smaller.
     """
 
     name: str

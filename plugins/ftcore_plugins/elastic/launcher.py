@@ -21,6 +21,7 @@ from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ftcore.api import Run, RunError
+from ftcore_plugins.elastic import here
 from ftcore_plugins.elastic.failures import Ending, ending_of, known_reason, what_happened
 from ftcore_plugins.elastic.network import interface_of, is_free, own_address
 
@@ -83,9 +84,9 @@ class Launcher:
             nproc_per_node=hardware.processes,
             run_id=f"{self._run.name}-{restart}",
             role="ftcore",
-            rdzv_backend="c10d",
-            rdzv_endpoint=self._endpoint(),
-            rdzv_configs=self._meeting_options(),
+            rdzv_backend=here.NAME if self._alone else "c10d",
+            rdzv_endpoint="" if self._alone else hardware.rendezvous,
+            rdzv_configs={} if self._alone else self._meeting_options(),
             max_restarts=0,
             monitor_interval=0.1,
             logs_specs=DefaultLogsSpecs(log_dir=logs),
@@ -94,8 +95,17 @@ class Launcher:
             shutdown_timeout=round(hardware.heartbeat) + EXTRA,
         )
 
-    def _endpoint(self) -> str:
-        return self._hardware.rendezvous if self._hardware.machines > 1 else "127.0.0.1:0"
+    @property
+    def _alone(self) -> bool:
+        return self._hardware.machines == 1
+
+    @property
+    def _host(self) -> str:
+        return here.ADDRESS if self._alone else self._hardware.rendezvous.rpartition(":")[0]
+
+    @property
+    def _port(self) -> int:
+        return int(self._hardware.rendezvous.rpartition(":")[2])
 
     def _meeting_options(self) -> dict[str, Any]:
         seconds = max(1, round(self._hardware.rendezvous_timeout))
@@ -104,25 +114,23 @@ class Launcher:
 
     def _hosts(self) -> bool:
         """Whether the machines meet at this one. Torch looks at host names, which may say nothing."""
-        host, _, port = self._endpoint().rpartition(":")
-        return self._hardware.machines == 1 or is_free(host, int(port))
+        return self._alone or is_free(self._host, self._port)
 
     def _reach(self) -> None:
         """Wait for the first machine. Torch would do so too, and tell of each try."""
-        host, _, port = self._endpoint().rpartition(":")
         end = time.monotonic() + self._hardware.rendezvous_timeout
         while time.monotonic() < end:
-            with suppress(OSError), socket.create_connection((host, int(port)), timeout=LONGEST_TRY):
+            with suppress(OSError), socket.create_connection((self._host, self._port), timeout=LONGEST_TRY):
                 return
             time.sleep(BETWEEN_TRIES)
         raise RunError(self._unreachable())
 
     def _own_address(self) -> str:
-        host = self._endpoint().rpartition(":")[0]
         try:
-            return own_address(host)
+            return own_address(self._host)
         except OSError as error:
-            raise RunError(f"hardware.rendezvous: there is no way from here to {host}: {error.strerror}") from error
+            text = f"hardware.rendezvous: there is no way from here to {self._host}: {error.strerror}"
+            raise RunError(text) from error
 
     def _shared(self, restart: int) -> Mapping[str, str]:
         """What every worker finds in its environment, unless the user has set it."""

@@ -50,9 +50,7 @@ def model_card(run: Run, loaded: Loaded, data: PreparedData, saved: Path, *, dty
         "",
         "## Versions",
         "",
-        *_table(
-            {name: found for name in (*PACKAGES, *(["bitsandbytes"] if quantized else [])) if (found := _version(name))}
-        ),
+        *_table({name: found for name in _packages(quantized) if (found := _version(name))}),
         "",
     ]
     return "\n".join(lines)

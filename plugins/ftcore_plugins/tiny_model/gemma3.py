@@ -12,7 +12,7 @@ from ftcore.api import Problem, Rows
 from ftcore_plugins.common.requirements import missing
 from ftcore_plugins.tiny_model.corpus import texts_and_objects
 from ftcore_plugins.tiny_model.gemma3_tokenizer import END_OF_TURN, RESERVED, train_tokenizer
-from ftcore_plugins.tiny_model.options import Fault, Options, vision_faults
+from ftcore_plugins.tiny_model.options import Fault, Options, language_shape, vision_faults
 
 # torchvision, where there is one, scales images a little differently; Pillow does it alike on every machine.
 BACKEND = "pil"
@@ -107,18 +107,13 @@ class Gemma3:
     def _text_config(self, vocabulary_size: int, tokens: dict[str, Any]) -> Any:
         from transformers import Gemma3TextConfig
 
-        config, head = self.config, self.config.hidden_size // self.config.heads
+        head = self.config.hidden_size // self.config.heads
         return Gemma3TextConfig(
+            **language_shape(self.config),
             vocab_size=vocabulary_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
             head_dim=head,
             query_pre_attn_scalar=head,
-            max_position_embeddings=config.positions,
-            sliding_window=min(WINDOW, config.positions),
+            sliding_window=min(WINDOW, self.config.positions),
             initializer_range=INITIALIZER_RANGE,
             **tokens,
         )

@@ -11,7 +11,7 @@ import attrs
 from ftcore.api import Problem, Rows
 from ftcore_plugins.common.requirements import missing
 from ftcore_plugins.tiny_model.corpus import lessons, texts
-from ftcore_plugins.tiny_model.options import Fault, Options, unread_options
+from ftcore_plugins.tiny_model.options import Fault, Options, language_shape, unread_options
 
 BOS, END, PAD = "<|begin_of_text|>", "<|eot_id|>", "<|pad|>"
 HEADER, END_HEADER = "<|start_header_id|>", "<|end_header_id|>"
@@ -79,15 +79,9 @@ class Llama:
     def _model_config(self, vocabulary_size: int, tokens: dict[str, Any]) -> Any:
         from transformers import LlamaConfig
 
-        config = self.config
         return LlamaConfig(
+            **language_shape(self.config),
             vocab_size=vocabulary_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            max_position_embeddings=config.positions,
             initializer_range=INITIALIZER_RANGE,
             tie_word_embeddings=False,
             **tokens,

@@ -39,6 +39,18 @@ class Options:
     vision_layers: int = option(2, at_least=1, help="gemma3 only: layers of the vision tower, as wide as the others")
 
 
+def language_shape(config: Options) -> dict[str, int]:
+    """The language model's shape, as transformers' configurations of every family call it."""
+    return {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "max_position_embeddings": config.positions,
+    }
+
+
 def shape_faults(config: Options, max_length: int) -> Iterator[Fault]:
     """What is wrong with the language model, whatever its family."""
     if config.hidden_size % (2 * config.heads):

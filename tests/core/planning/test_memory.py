@@ -36,6 +36,12 @@ def test_quantized_weights_leave_out_the_output_and_what_is_told() -> None:
     assert found.weights == (facts().base - count) * 2
 
 
+def test_what_is_left_out_has_the_whole_name() -> None:
+    for left_out in ((), ("layer",), ("layers.",), ("layers.00",)):
+        quantization = attrs.evolve(NF4, left_out=left_out)
+        assert quantized_weights(facts(), setting(quantization=quantization))[1] == 2 * (2 * 64 * 64 + 3 * 64 * 256)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "bytes_each"), [("adamw", 8), ("adamw_8bit", 2.03), ("sgd", 0), ("paged_adamw", 0)]
 )

@@ -10,9 +10,10 @@ from peft import LoraConfig, PeftModelForCausalLM, TaskType
 
 from ftcore.api import Loaded, Run, RunError
 from ftcore_plugins.common.adapters.layers import Layers, rank_of
-from ftcore_plugins.common.adapters.options import AdapterOptions, named_targets
-from ftcore_plugins.common.adapters.quantized import never_repack
+from ftcore_plugins.common.adapters.options import AdapterOptions, named_targets, require_trainable
+from ftcore_plugins.common.adapters.quantized import kind_of, never_repack, quantized_layers
 from ftcore_plugins.common.adapters.starts import SavedAsLora, WholeWeights, start_pissa
+from ftcore_plugins.common.devices import precision_of
 from ftcore_plugins.common.quiet import no_deprecations
 
 MOST_LETTERS = 300
@@ -27,6 +28,8 @@ def adapt(run: Run, loaded: Loaded, plugin: str, config: AdapterOptions) -> Load
     target or a module to save matches no layer, for a rank over the size of every layer, or when there is no
     vision tower to put adapters on.
     """
+    _require_adaptable(loaded.model, plugin, config)
+    _require_one_type(run, loaded.model, plugin, config)
     settings = _lora_config(loaded.model, plugin, config)
     sketch = loaded.model.device.type == "meta"
     never_repack(loaded.model)  # also where the model was saved quantized
@@ -48,22 +51,46 @@ def adapt(run: Run, loaded: Loaded, plugin: str, config: AdapterOptions) -> Load
     return attrs.evolve(loaded, model=model, adapter=plugin, rate_factors=_rate_factors(config))
 
 
+def _require_adaptable(model: Any, plugin: str, config: AdapterOptions) -> None:
+    """What a model that was saved quantized cannot have, too."""
+    require_trainable(plugin, config.modules_to_save, (name for name, _ in quantized_layers(model)))
+    if config.dora and kind_of(model) == "int8":  # PEFT 0.21 loses the scales when it makes them whole on a CPU
+        raise RunError(f"plugin.{plugin}.dora: the model's weights are in 8 bits, and it needs 4 or whole ones")
+
+
+def _require_one_type(run: Run, model: Any, plugin: str, config: AdapterOptions) -> None:
+    """What the model's own layers are trained in, float32, must go with the other weights.
+
+    An adapter brings its input to its own type; a layer or a bias does not, and leaves that to autocast. A sketch
+    may be of a model for another machine, so an automatic precision is not judged by this one.
+    """
+    precision = run.profile.train.precision if model.device.type == "meta" else precision_of(run)
+    if model.dtype == torch.float32 or precision != "fp32":
+        return
+    biased = config.bias != "none" and any(name.endswith(".bias") for name, _ in model.named_parameters())
+    option_name = "modules_to_save" if config.modules_to_save else "bias" if biased else ""
+    if option_name:
+        dtype = str(model.dtype).removeprefix("torch.")
+        fault = f"is trained in float32, which weights in {dtype} go with at train.precision = 'bf16' only"
+        raise RunError(f"plugin.{plugin}.{option_name}: {fault}; set that, or model.dtype = 'float32'")
+
+
 def _rate_factors(config: AdapterOptions) -> dict[str, float]:
     return {} if config.loraplus_ratio == 1 else {B_MATRICES: config.loraplus_ratio}
 
 
 def _lora_config(model: Any, plugin: str, config: AdapterOptions) -> Any:
     layers, rank = Layers(plugin, config, model), rank_of(config)
-    left_out = layers.left_out()
-    targets = layers.targets(left_out)
-    layers.require_rank(targets, left_out)
+    targets = layers.targets()
+    layers.require_some_left(targets)
+    layers.require_rank(targets)
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=rank,
         lora_alpha=2 * rank if config.alpha is None else config.alpha,
         lora_dropout=config.dropout,
         target_modules=targets,
-        exclude_modules=left_out,
+        exclude_modules=layers.left_out,
         use_rslora=config.rslora,
         use_dora=config.dora,
         modules_to_save=list(config.modules_to_save) or None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -20,6 +21,8 @@ BUDGETS = {
     "high": (64, (ALL_LINEAR,)),
 }
 MOST_NEAR = 3
+MATRIX = 2
+"""Dimensions of a weight that an adapter can be added to, at least."""
 
 
 def rank_of(config: AdapterOptions) -> int:
@@ -37,11 +40,12 @@ class Layers:
     config: AdapterOptions
     model: Any
 
-    @property
-    def names(self) -> list[str]:
-        """Every module's name."""
-        return [name for name, _ in self.model.named_modules() if name]
+    @cached_property
+    def modules(self) -> dict[str, Any]:
+        """Every module, by its name."""
+        return {name: module for name, module in self.model.named_modules() if name}
 
+    @cached_property
     def left_out(self) -> str | None:
         """A pattern of the layers that get no adapter: those beside the language model.
 
@@ -49,88 +53,121 @@ class Layers:
         """
         beside = beside_language_model(self.model)
         if self.config.vision and not beside:
-            fault = "the model reads text only and has no vision tower; leave it out"
-            raise RunError(f"plugin.{self.plugin}.vision: {fault}")
+            raise self._fault("vision", "the model reads text only and has no vision tower; leave it out")
         if self.config.vision or not beside:
             return None
         return rf"({'|'.join(map(re.escape, beside))})(\..*)?"
 
-    def targets(self, left_out: str | None) -> str | list[str]:
-        """`all-linear`, an expression or names, as PEFT takes them. Raises `RunError` where one matches no layer."""
-        require_matches(self.plugin, "modules_to_save", self.config.modules_to_save, self.names)
-        wanted = named_targets(self.config) or self._of_budget(left_out)
+    @cached_property
+    def reached(self) -> list[str]:
+        """Names of the modules that adapters may go on."""
+        return [name for name in self.modules if not self.left_out or not re.fullmatch(self.left_out, name)]
+
+    def targets(self) -> str | list[str]:
+        """`all-linear`, an expression or names, as PEFT takes them. Raises `RunError` where one matches no layer,
+        or one that can have no adapter."""
+        require_matches(self.plugin, "modules_to_save", self.config.modules_to_save, list(self.modules))
+        wanted = named_targets(self.config) or self._of_budget()
         if wanted == (ALL_LINEAR,):
             return ALL_LINEAR
         if isinstance(self.config.targets, str) and is_expression(self.config.targets):
-            self._require_expression(self.config.targets, left_out)
+            self._require_expression(self.config.targets)
             return self.config.targets
-        require_matches(self.plugin, "targets", wanted, self.names)
+        require_matches(self.plugin, "targets", wanted, list(self.modules))
         for target in wanted:
-            self._require_layers(target, [name for name in self._reached(left_out) if _matches(name, target)])
+            self._require_layers(target, [name for name in self.reached if _matches(name, target)])
         return list(wanted)
 
-    def require_rank(self, targets: str | list[str], left_out: str | None) -> None:
+    def require_some_left(self, targets: str | list[str]) -> None:
+        """Layers that are trained whole get no adapter. Raises `RunError` when that is all of them."""
+        whole = self.config.modules_to_save
+        if all(any(f".{end}." in f".{name}." for end in whole) for name in self._chosen(targets)):
+            fault = f"{', '.join(whole)} trained whole leaves no layer to adapt; leave it out, or name other targets"
+            raise self._fault("modules_to_save", fault)
+
+    def require_rank(self, targets: str | list[str]) -> None:
         """A rank over the smaller side of every layer only costs memory. Raises `RunError` then.
 
         A start from singular values needs as many of them in each layer.
         """
-        rank, sides = rank_of(self.config), self._smaller_sides(targets, left_out)
+        rank, sides = rank_of(self.config), self._smaller_sides(targets)
         whole = self.config.init == "default"
         if not sides or rank <= (max if whole else min)(sides.values()):
             return
         name = (max if whole else min)(sides, key=sides.__getitem__)
         fault = f"{rank} is over the smaller side of {'every layer, at most' if whole else name + ','} {sides[name]}"
-        raise RunError(f"plugin.{self.plugin}.r: {fault}{f' ({name})' if whole else ''}; lower it")
+        raise self._fault("r", f"{fault}{f' ({name})' if whole else ''}; lower it")
 
-    def _smaller_sides(self, targets: str | list[str], left_out: str | None) -> dict[str, int]:
-        reached, head = set(self._reached(left_out)), self.model.get_output_embeddings()
-        sides: dict[str, int] = {}
-        for name, module in self.model.named_modules():
-            width = getattr(module, "in_features", None)
-            if width is None or name not in reached or not _is_chosen(name, targets, is_head=module is head):
-                continue
-            sides[name] = min(width, module.out_features)
-        return sides
+    def _smaller_sides(self, targets: str | list[str]) -> dict[str, int]:
+        linear = {name: self.modules[name] for name in self._chosen(targets)}
+        return {
+            name: min(module.in_features, module.out_features)
+            for name, module in linear.items()
+            if hasattr(module, "in_features")
+        }
 
-    def _of_budget(self, left_out: str | None) -> tuple[str, ...]:
+    def _chosen(self, targets: str | list[str]) -> list[str]:
+        if targets == ALL_LINEAR:
+            head = self.model.get_output_embeddings()
+            linear = {name: module for name, module in self.modules.items() if hasattr(module, "in_features")}
+            return [name for name in self.reached if name in linear and linear[name] is not head]
+        if isinstance(targets, str):
+            return [name for name in self.reached if re.fullmatch(targets, name)]
+        return [name for name in self.reached if any(_matches(name, target) for target in targets)]
+
+    def _of_budget(self) -> tuple[str, ...]:
         if self.config.budget is None:
             return (ALL_LINEAR,)
         _, usual = BUDGETS[self.config.budget]
-        reached = self._reached(left_out)
-        found = tuple(name for name in usual if name == ALL_LINEAR or any(_matches(layer, name) for layer in reached))
+        found = tuple(
+            name for name in usual if name == ALL_LINEAR or any(_matches(layer, name) for layer in self.reached)
+        )
         if not found:
-            fault = f"no layer is called {', '.join(usual)}; name plugin.{self.plugin}.targets"
-            raise RunError(f"plugin.{self.plugin}.budget: {fault}")
+            raise self._fault("budget", f"no layer is called {', '.join(usual)}; name plugin.{self.plugin}.targets")
         return found
 
-    def _require_expression(self, pattern: str, left_out: str | None) -> None:
-        matched = [name for name in self.names if re.fullmatch(pattern, name)]
+    def _require_expression(self, pattern: str) -> None:
+        matched = [name for name in self.modules if re.fullmatch(pattern, name)]
         if not matched:
             fault = f"no layer matches {pattern!r}, which must match whole names; near it are {self._like(pattern)}"
-            raise RunError(f"plugin.{self.plugin}.targets: {fault}")
-        self._require_layers(pattern, [name for name in matched if name in set(self._reached(left_out))])
+            raise self._fault("targets", fault)
+        self._require_layers(pattern, sorted(set(matched) & set(self.reached)))
 
     def _like(self, pattern: str) -> str:
         """Whole names, one for each end that is nearest to the pattern."""
-        linear = [name for name, module in self.model.named_modules() if hasattr(module, "in_features")]
+        linear = [name for name, module in self.modules.items() if hasattr(module, "in_features")]
         firsts = {name.rpartition(".")[2]: name for name in reversed(linear)}
         nearest = sorted(firsts, key=lambda end: difflib.SequenceMatcher(None, pattern, end).ratio(), reverse=True)
         return ", ".join(firsts[end] for end in nearest[:MOST_NEAR])
 
-    def _require_layers(self, target: str, reached: Sequence[str]) -> None:
-        """What a target matches must lie where adapters go, and be layers rather than blocks of them."""
-        if not reached:
+    def _require_layers(self, target: str, names: Sequence[str]) -> None:
+        """What a target matches must lie where adapters go, and be something that can have one."""
+        if not names:
             fix = f"leave it out, or set plugin.{self.plugin}.vision = true"
-            raise RunError(f"plugin.{self.plugin}.targets: {target} is a layer of the vision tower alone; {fix}")
-        modules = dict(self.model.named_modules())
-        for name in reached:
-            if not _is_layer(modules[name]):
-                inside = ", ".join(sorted(child for child, _ in modules[name].named_children())[:MOST_NEAR])
-                fault = f"{target} means {name}, which is no layer with weights but a block; name layers"
-                raise RunError(f"plugin.{self.plugin}.targets: {fault}{f' such as {inside}' if inside else ''}")
+            raise self._fault("targets", f"{target} is a layer of the vision tower alone; {fix}")
+        for name in names:
+            fault = self._unfit(name)
+            if fault:
+                raise self._fault("targets", f"{target} means {name}, {fault}")
 
-    def _reached(self, left_out: str | None) -> list[str]:
-        return [name for name in self.names if not left_out or not re.fullmatch(left_out, name)]
+    def _unfit(self, name: str) -> str:
+        """Why the module can have no adapter; empty if it can."""
+        module, head = self.modules[name], self.model.get_output_embeddings()
+        inside = [child for child, _ in module.named_children()]
+        weight = getattr(module, "weight", None)
+        if weight is None or inside:
+            such = f" such as {', '.join(sorted(inside)[:MOST_NEAR])}" if inside else ""
+            return f"which is no layer with weights but a block; name layers{such}"
+        if weight.dim() < MATRIX:
+            return "whose weight is no matrix; name linear layers, or embeddings"
+        # Trainers multiply by its weight themselves, for the loss of large vocabularies: nothing would train it.
+        if module is head or (head is not None and weight is head.weight):
+            tied = "" if module is head else "tied to "
+            return f"which is {tied}the output layer and takes no adapter; train it whole with modules_to_save"
+        return ""
+
+    def _fault(self, option_name: str, fault: str) -> RunError:
+        return RunError(f"plugin.{self.plugin}.{option_name}: {fault}")
 
 
 def beside_language_model(model: Any) -> list[str]:
@@ -160,23 +197,16 @@ def require_matches(plugin: str, option_name: str, wanted: Iterable[str], names:
         raise RunError(f"plugin.{plugin}.{option_name}: no layer is called {'; nor '.join(faults)}")
 
 
+def nearest(wanted: str, names: Iterable[str], likeness: float = 0.0) -> list[str]:
+    """The few names that are most like the wanted one, the likest first."""
+    return difflib.get_close_matches(wanted, sorted(names), n=MOST_NEAR, cutoff=likeness)
+
+
 def _near(target: str, names: Sequence[str]) -> list[str]:
-    ends = {part for name in names for part in (name, name.rpartition(".")[2]) if not part.isdigit()}
-    found = difflib.get_close_matches(target, sorted(ends), n=MOST_NEAR, cutoff=0.5)
-    return found or sorted({end for name in names if not (end := name.rpartition(".")[2]).isdigit()})
+    ends = {name.rpartition(".")[2] for name in names}
+    ends = {end for end in ends if not end.isdigit()}
+    return nearest(target, {*names, *ends}, likeness=0.5) or sorted(ends)
 
 
 def _matches(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
-
-
-def _is_chosen(name: str, targets: str | list[str], *, is_head: bool) -> bool:
-    if targets == ALL_LINEAR:
-        return not is_head
-    if isinstance(targets, str):
-        return bool(re.fullmatch(targets, name))
-    return any(_matches(name, target) for target in targets)
-
-
-def _is_layer(module: Any) -> bool:
-    return getattr(module, "weight", None) is not None and not any(True for _ in module.children())

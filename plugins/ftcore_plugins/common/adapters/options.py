@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import attrs
 
-from ftcore.api import Problem, option
+from ftcore.api import Problem, RunError, option
 
 ALL_LINEAR = "all-linear"
 RANK = 16
@@ -51,7 +51,10 @@ class AdapterOptions:
         "singular values (https://arxiv.org/abs/2404.02948)",
     )
     pissa_rounds: int = option(
-        0, at_least=0, help="rounds of a fast approximation for init = 'pissa'; 0 is exact, and slow for large layers"
+        0,
+        at_least=0,
+        at_most=100,
+        help="rounds of a fast approximation for init = 'pissa'; 0 is exact, and slow for large layers",
     )
     loraplus_ratio: float = option(
         1.0, above=0, help="learning rate of the B matrices over that of the others (https://arxiv.org/abs/2402.12354)"
@@ -75,10 +78,21 @@ def is_expression(target: str) -> bool:
     return bool(EXPRESSION.search(target))
 
 
+def require_trainable(plugin: str, modules_to_save: Iterable[str], quantized: Iterable[str]) -> None:
+    """What is trained whole must not hold any of the quantized layers, given by name. Raises `RunError`."""
+    for name in quantized:
+        whole = next((end for end in modules_to_save if f".{end}." in f".{name}."), None)
+        if whole is not None:
+            fix = f"adapt it instead, or leave {name} unquantized (plugin.qlora.keep)"
+            raise RunError(f"plugin.{plugin}.modules_to_save: {whole} is quantized and cannot be trained whole; {fix}")
+
+
 def _target_faults(config: AdapterOptions) -> Iterator[tuple[str, str]]:
     targets = named_targets(config)
     if config.targets is not None and not all(targets or ("",)):
         yield "targets", "empty; name layers, or set 'all-linear'"
+    if not all(config.modules_to_save):
+        yield "modules_to_save", "one of the names is empty; leave it out"
     if len(targets) > 1 and ALL_LINEAR in targets:
         yield "targets", "all-linear stands alone; name layers, or leave the names out"
     for target in filter(is_expression, targets):

@@ -4,6 +4,9 @@ PiSSA (https://arxiv.org/abs/2404.02948) moves the largest singular values of a 
 trains them on what is left of W. LoftQ (https://arxiv.org/abs/2310.08659) puts the largest ones of a
 quantization error into the adapter; here in one round, so that the quantized weights stay those that any
 tool makes of the base model. Both count the adapter's scale in, so that it may be any.
+
+Neither is PEFT's: its LoftQ (0.21) leaves the scale out, so that it is right for alpha = r alone, and runs on CUDA
+only; its PiSSA takes no quantized weights, and needs the first adapter on disk to save the last one for the base model.
 """
 
 from __future__ import annotations

@@ -1,0 +1,89 @@
+"""What a run goes on with: the settings, the commit of its model, and the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ftcore.checkpoints import Checkpoint, CheckpointStore
+from ftcore.errors import ProfileError, RunError
+from ftcore.manifest import Manifest, now
+from ftcore.preflight import LoadedProfile
+from ftcore.runs import write_profile
+from ftcore.values import Profile, Run, RunState
+
+
+def resumed_manifest(
+    manifest: Manifest, loaded: LoadedProfile, folder: Path, *, checkpoint: int | None, allow_changes: bool
+) -> Manifest:
+    """That of a run that goes on with what `loaded` says.
+
+    Raises `RunError` for one that has finished, and `ProfileError` for other settings than it began with, unless
+    `allow_changes`.
+    """
+    settings = loaded.settings()
+    changes = _changes(manifest.settings, settings)
+    if manifest.state == RunState.FINISHED and not changes:
+        raise RunError(f"{folder} has finished; to train on, pass --set train.max_steps=N and --allow-changes")
+    if changes and not allow_changes:
+        raise ProfileError(f"the profile has changed since the run began ({'; '.join(changes)}); pass --allow-changes")
+    resumed = {"at": now(), "changes": changes, "changes_allowed": allow_changes, "checkpoint": checkpoint}
+    return attrs.evolve(
+        restarted_manifest(manifest),
+        settings=settings,
+        stopped_at=0 if changes else manifest.stopped_at,
+        resumes=[*manifest.resumes, resumed],
+    )
+
+
+def restarted_manifest(manifest: Manifest) -> Manifest:
+    """That of a run whose workers have been started again."""
+    return attrs.evolve(manifest, state=RunState.RUNNING, reason="", ended="")
+
+
+def write_resumed(run: Run, manifest: Manifest) -> None:
+    """From now on the folder says that, and how, the run goes on; nothing for a run that does not."""
+    if manifest.resumes:
+        write_profile(run.folder, manifest.settings)
+        manifest.write(run.folder)
+
+
+def pinned(profile: Profile, manifest: Manifest) -> Profile:
+    """A branch may have moved on since the run began; the run goes on from the commit that it stood for."""
+    revision = manifest.model.get("revision", "")
+    if profile.model.revision or not revision or manifest.settings["model"]["id"] != profile.model.id:
+        return profile
+    return attrs.evolve(profile, model=attrs.evolve(profile.model, revision=revision))
+
+
+def last_checkpoint(
+    run: Run, manifest: Manifest, store: CheckpointStore, say: Callable[[str], None]
+) -> Checkpoint | None:
+    """The checkpoint to go on from, none for the start. Raises `RunError` when there are some, and none verifies."""
+    if not run.resumed:
+        return None
+    wanted = None if run.world.restart > 0 else manifest.last_resume.get("checkpoint")
+    checkpoint = store.newest(say) if wanted is None else store.named(wanted)
+    if checkpoint is None and store.all():
+        raise RunError(f"no checkpoint in {store.folder} verifies; to begin again, delete that folder")
+    start = f"the checkpoint of step {checkpoint.step}" if checkpoint else "the start; no checkpoint was committed"
+    say(f"going on from {start}")
+    return checkpoint
+
+
+def _changes(before: Any, after: Any, key: str = "") -> list[str]:
+    """Every key whose value differs, such as `train.seed: 1 -> 2`."""
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return [] if before == after else [f"{key}: {_shown(before)} -> {_shown(after)}"]
+    return [
+        change
+        for name in sorted({**before, **after})
+        for change in _changes(before.get(name), after.get(name), f"{key}.{name}" if key else name)
+    ]
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else repr(value)
