@@ -38,7 +38,7 @@ READ = frozenset(
 # The keys of its tables, read or without effect.
 DEEPSPEED = frozenset(
     """
-    deepspeed_config_file deepspeed_exclusion_filter deepspeed_hostfile deepspeed_inclusion_filter
+    bf16 deepspeed_config_file deepspeed_exclusion_filter deepspeed_hostfile deepspeed_inclusion_filter fp16
     deepspeed_moe_layer_cls_names deepspeed_multinode_launcher gradient_accumulation_steps gradient_clipping
     offload_optimizer_device offload_optimizer_nvme_path offload_param_device offload_param_nvme_path zero3_init_flag
     zero3_save_16bit_model zero_stage

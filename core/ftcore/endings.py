@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ftcore.errors import CrashError, FtcoreError
+from ftcore.files import disk_is_full
 
 FILE = "TORCHELASTIC_ERROR_FILE"
 LOST = ("connection closed by peer", "connection reset by peer", "gloo", "nccl", "tcpstore", "connection refused")
@@ -45,7 +46,8 @@ def record_failure(error: Exception) -> bool:
 
 def _kind(error: Exception) -> dict[str, object]:
     lost = lost_another(error)
-    meant = isinstance(error, FtcoreError) and not isinstance(error, CrashError) and not lost
+    told = isinstance(error, FtcoreError) and not isinstance(error, CrashError) and not lost
+    meant = told or disk_is_full(error.__cause__ or error)  # another attempt would find it full again
     code = error.exit_code if isinstance(error, FtcoreError) else 1
     return {"meant": meant, "lost_another": lost, "exit_code": int(code)}
 

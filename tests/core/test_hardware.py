@@ -50,7 +50,15 @@ def test_an_old_driver_does_not_know_the_capability(tool):
 
 
 @pytest.mark.parametrize(
-    "script", ["exit 9", "echo 'No devices were found'", "", "printf '\\377\\376'", "echo '0, GPU-0, half a line'"]
+    "script",
+    [
+        "exit 9",
+        "echo 'No devices were found'",
+        "",
+        "printf '\\377\\376'",
+        "echo '0, GPU-0, half a line'",
+        "echo 'Fehler, GPU-0, x, 1, 2, 3'",
+    ],
 )
 def test_a_driver_that_fails_is_no_card(tool, monkeypatch, script):
     monkeypatch.setattr(platform, "system", lambda: "Linux")
@@ -239,3 +247,15 @@ def test_nothing_heavy_is_needed():
     code = "import sys, ftcore.hardware, ftcore.hardware.health; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+def test_a_size_that_is_none_is_not_known(tool):
+    tool("nvidia-smi", "echo '0, GPU-0, A CARD, nan, 580.1, 12.1'")
+    assert [card.memory for card in cards()] == [None]
+
+
+def test_the_driver_is_asked_once(tool, tmp_path):
+    told = tmp_path / "asked"
+    tool("nvidia-smi", f"echo x >> {told}; echo '0, GPU-0, A CARD, 8192, 580.1, 12.1'")
+    assert cards() == cards()
+    assert told.read_text("utf-8").count("x") == 1

@@ -148,6 +148,7 @@ def caused(error, cause):
             {"meant": False, "lost_another": True, "exit_code": 3},
         ),
         (ValueError("no"), {"meant": False, "lost_another": False, "exit_code": 1}),
+        (caused(CrashError("no"), OSError(28, "full")), {"meant": True, "lost_another": False, "exit_code": 1}),
     ],
 )
 def test_a_worker_leaves_why_it_ended(left, error, kind):

@@ -377,6 +377,7 @@ def test_rows_that_cannot_be_prepared_are_told_as_in_a_run(hungry, capsys):
     ("arguments", "said"),
     [
         (["--output", "theirs.toml"], "theirs.toml is there already, and tuning did not write it; name another file"),
+        (["--output", "/dev/null/box.toml"], "--output /dev/null/box.toml: cannot be written: "),
         (["--output", "box.json"], "--output box.json: a hardware profile ends in .toml"),
         (
             ["--set", "hardware.machines=2", "--set", "hardware.rendezvous=127.0.0.1:29400"],

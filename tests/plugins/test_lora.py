@@ -9,9 +9,11 @@ from typing import Any
 import attrs
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ftcore.api import Loaded, Row, Rows, RunError
 from ftcore_plugins.lora import Lora, Options
+from ftcore_plugins.sft.saving import _by_each_name
 from ftcore_plugins.tiny_model import Options as TinyOptions
 from ftcore_plugins.tiny_model import TinyModel
 from tiny_kit import SHORT, FakeControl, Tiny, make_run
@@ -266,6 +268,14 @@ def test_tied_layers_stay_tied(tiny: Tiny, tmp_path: Path) -> None:
     kept = causal.model.embed_tokens.modules_to_save["default"].weight
     assert kept.requires_grad
     assert causal.lm_head.modules_to_save["default"].weight is kept
+    # As they are saved where several processes share the weights: gathered by one name, asked for by both.
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    options = {"save_embedding_layers": False}
+    with pytest.raises(KeyError, match=r"modules_to_save\.default\.weight"):
+        model.save_pretrained(tmp_path / "saved", state_dict=dict(weights), **options)
+    model.save_pretrained(tmp_path / "saved", state_dict=_by_each_name(model, weights), **options)
+    saved = load_file(tmp_path / "saved/adapter_model.safetensors")
+    assert torch.equal(next(weight for name, weight in saved.items() if "embed_tokens" in name), kept)
 
 
 # Models that read images

@@ -93,9 +93,10 @@ def test_the_batch_is_split_among_the_processes_of_the_run(tiny: Tiny, tmp_path:
 
 
 def test_a_world_that_accelerate_does_not_see_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    run = attrs.evolve(tiny.run(tmp_path, train=SHORT), world=World(rank=1, size=2))
+    run = tiny.run(tmp_path, train=SHORT)
+    loaded, two = tiny.load(run), attrs.evolve(run, world=World(rank=1, size=2))
     with pytest.raises(RunError, match="this is process 1 of 2, but accelerate takes it for process 0 of 1"):
-        tiny.trainer(run)
+        Sft(Options()).make_trainer(two, loaded, tiny.data, {})
 
 
 def test_a_process_that_the_checkpoint_does_not_know_draws_its_own_numbers(

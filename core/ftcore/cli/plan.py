@@ -47,7 +47,7 @@ def main(parsed: argparse.Namespace) -> int:
         switch_on=tuple(parsed.switch_on),
         switch_off=tuple(parsed.switch_off),
     )
-    source = source.on_machine(parsed.on) if parsed.on else source
+    source = source.on_machine(parsed.on, sets_win=True) if parsed.on else source
     loaded = source.load()
     known = sketch_of(loaded, complain)
     require_possible(loaded.profile, known.facts, said)

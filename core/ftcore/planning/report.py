@@ -127,12 +127,12 @@ def _memory_lines(memory: Memory) -> Iterator[str]:
 def _time_lines(plan: Plan) -> Iterator[str]:
     speed = plan.speed
     if speed.tokens_per_second is None or speed.step_seconds is None:
-        yield f"time           {speed.operations / TERA:.3g} tera-operations a row; hardware.tflops would tell how long"
+        yield f"time           {speed.operations / TERA:.3g} tera-operations a row (hardware.tflops tells how long)"
         return
     yield f"time           about {speed.tokens_per_second:,.0f} tokens a second, {speed.step_seconds:.2g} s a step,"
     yield f"               at {speed.efficiency:.0%} of {plan.budget.tflops:g} tera-operations a second"
     if speed.hours is None:
-        yield "               for as many steps as there are rows; --prepare or train.max_steps says"
+        yield "               for as many steps as the rows make (--prepare counts them)"
     else:
         yield f"               {hours(speed.hours)} for {speed.steps:,} steps, without evaluations and exports"
 
@@ -140,7 +140,8 @@ def _time_lines(plan: Plan) -> Iterator[str]:
 def _disk_lines(plan: Plan) -> Iterator[str]:
     disk = plan.storage
     parts = f"checkpoints {_size(disk.checkpoints)}, result {_size(disk.result)}, exports {_size(disk.exports)}"
-    yield f"disk           {_size(disk.total)}: {parts}"
+    yield f"disk           {_size(disk.total)} at most"
+    yield f"               ({parts})"
 
 
 def _advice_lines(advice: Sequence[Advice], elsewhere: str) -> Iterator[str]:

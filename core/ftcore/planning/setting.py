@@ -108,7 +108,8 @@ def setting_of(
     """What the profile comes to on `parts` processes; the trainer's `arguments` say how they share a model."""
     train, device = profile.train, device_of(profile)
     weight, half = weight_bytes(profile, device), precision_of(profile, device) != "fp32"
-    masters = half and _has_masters(arguments)
+    # DeepSpeed casts the whole model (https://www.deepspeed.ai/docs/config-json/#bfloat16-training-options).
+    masters = half and bool(arguments.get("deepspeed"))
     share = max(1, train.batch_size // parts)
     micro = min(train.micro_batch_size or share, share)
     return Setting(
@@ -126,13 +127,6 @@ def setting_of(
         sharding=sharding_of(arguments, parts),
         masters=masters,
     )
-
-
-def _has_masters(arguments: Mapping[str, Any]) -> bool:
-    """DeepSpeed casts the whole model (https://www.deepspeed.ai/docs/config-json/#bfloat16-training-options)."""
-    config = arguments.get("deepspeed")
-    tables = [config.get(name) for name in ("bf16", "fp16")] if isinstance(config, Mapping) else []
-    return any(isinstance(table, Mapping) and table.get("enabled") for table in tables)
 
 
 def precision_of(profile: Profile, device: Device) -> str:

@@ -26,7 +26,7 @@ OF_THE_MACHINE: Mapping[str, tuple[type, ...]] = {
     "memory": (int, float),
     "tflops": (int, float),
 }
-"""Keys of `[hardware]` that a plan for another machine takes from it, whatever the profile says; `--set` wins."""
+"""Keys of `[hardware]` that a plan for another machine takes from it, whatever the profile says."""
 
 NO_COMPILER = "TORCHDYNAMO_DISABLE"
 """Variable with which torch compiles nothing (https://docs.pytorch.org/docs/stable/torch.compiler_troubleshooting.html)."""
@@ -51,15 +51,18 @@ class Source:
             switch_off=[*self.switch_off, *(name for name in off if name not in self.switch_on)],
         )
 
-    def on_machine(self, name: str) -> Source:
-        """For the machine of a hardware profile. Raises `ProfileError` when there is none of that name."""
+    def on_machine(self, name: str, *, sets_win: bool = False) -> Source:
+        """For the machine of a hardware profile, but with `sets_win` for what `sets` say of it.
+
+        Raises `ProfileError` when there is none of that name.
+        """
         found = find_hardware_profile(name, Path.cwd())
         if isinstance(found, str):
             raise ProfileError(f"--on {name}: {found}")
         path = str(found.absolute()) if name.endswith(".toml") else name
         table = _hardware(found)  # a value of another type is told with its line, as the file is laid under
         keys = [key for key, types in OF_THE_MACHINE.items() if type(table.get(key)) in types]
-        values = (f"hardware.{key}={toml_value(table[key])}" for key in keys if not self._says(key))
+        values = (f"hardware.{key}={toml_value(table[key])}" for key in keys if not (sets_win and self._says(key)))
         names = toml_value([*(self.known_ways().ways or ()), path])
         return attrs.evolve(self, sets=(*self.sets, f"hardware.profile={names}", *values))
 
@@ -76,9 +79,14 @@ class Source:
         return attrs.evolve(self, ways=ways)
 
 
-def machines() -> list[str]:
-    """Hardware profiles that say how much memory their card has."""
-    return [name for name, path in hardware_profiles().items() if "memory" in _hardware(path)]
+def machines() -> dict[str, float]:
+    """Hardware profiles that say how much memory their card has, and how many GiB, the least first.
+
+    It is 0 where they say it in a wrong manner.
+    """
+    said = {name: _hardware(path).get("memory") for name, path in hardware_profiles().items()}
+    found = {name: value if type(value) in (int, float) else 0.0 for name, value in said.items() if value is not None}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def plugins_of(loaded: LoadedProfile, report: Callable[[str], None]) -> Plugins:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ftcore.errors import FtcoreError
 from ftcore.options import toml_value
 from ftcore.planning.advice import Change
 from ftcore.planning.facts import ModelFacts
+from ftcore.planning.memory import GIB
 from ftcore.planning.plan import Plan, Sketch, make_plan, quantization_of
 from ftcore.planning.rows import Said
 from ftcore.planning.setting import RowShape
@@ -81,9 +83,14 @@ def other_machine(
     source: Source, said: Said, known: Sketch, above: float, rows: RowShape | None = None
 ) -> tuple[str, Plan] | None:
     """The hardware profile with the least memory over `above` bytes that the run fits on as it is."""
-    plans = on_machines(source, said, known, rows).items()
-    fitting = [(name, plan) for name, plan in plans if plan.fits and (plan.budget.memory or 0) > above]
-    return min(fitting, key=lambda found: found[1].budget.memory or 0, default=None)
+    source = source.known_ways()
+    for name, size in machines().items():
+        if size * GIB > above:
+            with contextlib.suppress(FtcoreError):  # an own hardware profile that is broken
+                plan = on_machine(source, name, said, known, rows)
+                if plan.fits:
+                    return name, plan
+    return None
 
 
 def on_machines(

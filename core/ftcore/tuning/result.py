@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def default_output(loaded: LoadedProfile) -> Path:
 
 
 def require_free(output: Path) -> None:
-    """Raises `ProfileError` when `output` is a file that tuning did not write, or no `.toml`."""
+    """Raises `ProfileError` when `output` is a file that tuning did not write, no `.toml`, or cannot be written."""
     if output.suffix != ".toml":
         raise ProfileError(f"--output {output}: a hardware profile ends in .toml")
     try:
@@ -38,6 +39,11 @@ def require_free(output: Path) -> None:
         raise ProfileError(f"--output {output}: {error.strerror}") from None
     if theirs:
         raise ProfileError(f"{output} is there already, and tuning did not write it; name another file with --output")
+    folder = next(path for path in output.absolute().parents if path.exists())
+    try:  # now, and not after an hour of tries
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ProfileError(f"--output {output}: cannot be written: {error.strerror}") from None
 
 
 def hardware_profile(loaded: LoadedProfile, machine: Machine, best: Try) -> str:

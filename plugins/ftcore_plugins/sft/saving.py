@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,21 @@ def write(folder: Path, run: Run, trainer: Any, loaded: Loaded) -> Loaded:
         return loaded
     # The base keeps its embeddings; to look whether they grew, PEFT would ask the hub for its config.
     options: dict[str, Any] = {"save_embedding_layers": False} if loaded.adapter else {}
-    options |= {} if weights is None else {"state_dict": weights}
+    options |= {} if weights is None else {"state_dict": _by_each_name(model, weights)}
     with staged(folder) as staging, no_progress_bars():
         model.save_pretrained(staging, **options)
         model.generation_config.save_pretrained(staging)
         loaded.processor.save_pretrained(staging)
         (staging / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     return _read(folder, run, model, loaded) if parts else loaded
+
+
+def _by_each_name(model: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A tied weight has several names, is gathered by one of them, and PEFT asks for it by all."""
+    gathered = {id(parameter): name for name, parameter in model.named_parameters() if name in weights}
+    named = model.named_parameters(remove_duplicate=False)
+    others = {name: weights[gathered[id(parameter)]] for name, parameter in named if id(parameter) in gathered}
+    return {**others, **weights}
 
 
 def _read(folder: Path, run: Run, model: Any, loaded: Loaded) -> Loaded:

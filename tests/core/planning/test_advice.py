@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from ftcore.errors import RunError
 from ftcore.planning import room
 from ftcore.planning.advice import Advice, Change, advise
+from ftcore.planning.measure import NotPlannedError
 from ftcore.planning.memory import GIB
 from ftcore.planning.plan import Plan, Sketch, make_plan
-from ftcore.planning.report import plan_as_json, plan_lines
+from ftcore.planning.report import hours, plan_as_json, plan_lines
 from ftcore.tables import HardwareTable, ModelTable, TrainTable
 from ftcore.values import Profile
 from planned_models import facts, rows
@@ -125,3 +127,44 @@ def test_run_without_room_on_the_disk_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(room, "free_bytes", lambda path: 2**20)
     with pytest.raises(RunError, match=r"checkpoints and result take .* lower train.save_limit"):
         refuse(monkeypatch, 80, OnlySketch())
+
+
+def test_what_fits_by_less_than_the_error_of_a_plan_is_told() -> None:
+    peak = make_plan(profile(80), KNOWN, rows(1024)).memory.peak / GIB
+    tight, roomy = (make_plan(profile(peak * share), KNOWN, rows(1024)) for share in (1.02, 1.5))
+    assert (tight.fits, tight.is_tight, roomy.is_tight) == (True, True, False)
+    assert "may be wrong by more than what is left" in next(plan_lines(tight))
+    assert plan_as_json(tight)["tight"] is True
+    assert "wrong" not in next(plan_lines(roomy))
+
+
+def test_lines_are_no_longer_than_a_terminal() -> None:
+    plan, advice = planned(4)
+    assert max(map(len, plan_lines(plan, advice, "a bigger card, such as " + "name " * 20))) <= 80
+
+
+def test_processes_that_nobody_can_count_are_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftcore.planning.plan.nvidia_memory_gib", lambda: [])
+    made = profile(80)
+    every = attrs.evolve(made, hardware=attrs.evolve(made.hardware, processes=0))
+    assert any("hardware.processes=8" in text for text in make_plan(every, KNOWN, rows(1024)).assumed)
+    assert not make_plan(made, KNOWN, rows(1024)).assumed
+
+
+def test_model_that_plans_do_not_know_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ftcore.values import Run
+
+    def unknown(plugins: Any, run: Run) -> Sketch:
+        raise NotPlannedError("no heads")
+
+    monkeypatch.setattr(room, "sketch_run", unknown)
+    run = Run(name="r", folder=Path("runs/r"), profile=profile(1))
+    room.require_room(OnlySketch(), run, prepared([1024] * 16, 512))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(100, "4.2 days"), (3, "3.0 hours"), (1 / 60, "1 minute"), (0.5, "30 minutes"), (0, "0 seconds")],
+)
+def test_durations(value: float, text: str) -> None:
+    assert hours(value) == text

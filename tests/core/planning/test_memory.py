@@ -115,3 +115,14 @@ def test_peak_is_the_sum_of_its_parts() -> None:
     parts = [value for name, value in attrs.asdict(found).items() if name != "host"]
     assert found.peak == pytest.approx(sum(parts))
     assert found.tensors == pytest.approx(found.peak - found.context - found.slack)
+
+
+def test_masters_lie_beside_the_optimizers_states() -> None:
+    one, other = planned(0), planned(0, masters=True, autocast=False)
+    assert other.weights == one.weights / 2
+    assert other.optimizer == one.optimizer + facts().trained * 4
+
+
+def test_shards_are_gathered_in_the_type_of_the_arithmetic() -> None:
+    shards = Sharding(parts=4, optimizer=True, gradients=True, weights=True)
+    assert planned(0, sharding=shards).copies < planned(0, sharding=shards, compute=4, autocast=False).copies

@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 import pytest
 
-from ftcore.planning.rows import Said, bounded, count_rows, counted, steps_of
+from ftcore.errors import ProfileError
+from ftcore.planning.rows import Said, bounded, count_rows, counted, require_possible, steps_of
 from ftcore.tables import DataTable, TrainTable
 from ftcore.values import MASKED, Example, Ledger, PreparedData, Profile
 from planned_models import facts
@@ -97,3 +98,23 @@ def test_lines_are_counted(tmp_path: Path) -> None:
 def test_other_files_are_not(tmp_path: Path) -> None:
     assert count_rows(profile({"path": tmp_path / "rows.parquet"})) is None
     assert count_rows(profile()) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        (Said(tokens=4096), "over train.max_length, which is 2048"),
+        (Said(images=2), "reads text only"),
+        (Said(tokens=100, trained=101), "a row has 100 tokens of text"),
+    ],
+)
+def test_rows_that_cannot_be_are_refused(said: Said, fault: str) -> None:
+    with pytest.raises(ProfileError, match=fault):
+        require_possible(profile(max_length=2048), facts(), said)
+
+
+def test_more_pictures_than_a_row_has_room_for_are_refused() -> None:
+    made = profile(max_length=64)
+    require_possible(made, seeing(), Said(images=3))
+    with pytest.raises(ProfileError, match="they are 64 tokens, and a row has 64"):
+        require_possible(made, seeing(), Said(images=4))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from ftcore.planning import setting as module
 from ftcore.planning.budget import budget_of
+from ftcore.planning.memory import memory
 from ftcore.planning.setting import Setting, Sharding, setting_of, sharding_of
 from ftcore.tables import HardwareTable, ModelTable, TrainTable
 from ftcore.values import Profile
-from planned_models import rows
+from planned_models import facts, rows
 
 
 def profile(**tables: Any) -> Profile:
@@ -91,3 +93,13 @@ def test_budget_of_this_machine() -> None:
     found = budget_of(profile(hardware={"device": "cpu"}))
     assert (found.named, found.name) == (False, "the processor")
     assert (found.memory or 0) > 2**30
+
+
+def test_deepspeed_keeps_trained_weights_in_16_bits() -> None:
+    known, shape = facts(), rows()
+    half = setting_of(profile(hardware={"device": "cuda"}), shape, None, zero(3), 2)
+    assert (half.masters, half.autocast, half.trained, half.weight) == (True, False, 2, 2)
+    exact = setting_of(profile(hardware={"device": "cuda"}, train={"precision": "fp32"}), shape, None, zero(3), 2)
+    assert (exact.masters, exact.trained) == (False, 4)
+    alone = attrs.evolve(half, sharding=Sharding())
+    assert memory(known, alone).copies < memory(known, attrs.evolve(alone, masters=False, autocast=True)).copies

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from ftcore.planning.setting import Sharding
@@ -72,3 +73,11 @@ def test_disk() -> None:
     assert (found.result, found.exports) == (known.trained * 4, known.base * 2)
     assert storage(known, setting(optimizer="adamw_8bit"), save_limit=2, exports=0).checkpoint < found.checkpoint
     assert storage(facts(), setting(), save_limit=1, exports=0).result == facts().base * 4
+
+
+def test_only_the_experts_of_a_token_take_time() -> None:
+    known, one = facts(), setting(rows=rows(1))
+    routed = attrs.evolve(known, text=attrs.evolve(known.text, experts=1000.0))
+    assert operations(routed, one) - operations(known, one) == pytest.approx(6 * 1000 * known.text.blocks)
+    shared = attrs.evolve(known, layers=tuple(attrs.evolve(layer, share=0.25) for layer in known.layers))
+    assert operations(shared, one) < 0.5 * operations(known, one)
