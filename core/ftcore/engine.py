@@ -26,7 +26,6 @@ from ftcore.resuming import pinned, restarted_manifest, resumed_manifest, write_
 from ftcore.runlog import FILE as RUN_LOG
 from ftcore.runlog import RunLog, logged_to
 from ftcore.runs import PROFILE, create_run_folder, locked, planned_folder
-from ftcore.session import Session
 from ftcore.signals import StopSignals
 from ftcore.values import Outcome, Run, World
 from ftcore.world import enter_world, worker_world
@@ -129,6 +128,8 @@ def probe(folder: Path) -> None:
 
 def execute(plugins: Plugins, run: Run, manifest: Manifest, display: Display) -> Outcome:
     """Do the work of a run whose folder is there, and tell everyone how it ended."""
+    from ftcore.session import Session  # `check` ends before the work, and is lighter without it
+
     with ExitStack() as stack:
         shown = stack.enter_context(_logged(run, display))
         signals = stack.enter_context(StopSignals())

@@ -36,7 +36,7 @@ output_dir = "runs"
 profile = "cpu"
 device = "cpu"
 processes = 2
-heartbeat = 4
+heartbeat = 8
 
 [data]
 path = "rows.jsonl"
@@ -318,5 +318,5 @@ def test_a_hung_rank_ends_all_and_the_run_goes_on_by_itself(hung, whole):
     assert said in err
     folder = place.only_run()
     taken = datetime.fromisoformat(read_manifest(folder).ended) - begun
-    assert taken.total_seconds() < 4 + 30 + 60  # the heartbeat, the agent's patience, and a run
+    assert taken.total_seconds() < 8 + 30 + 60  # the heartbeat, the agent's patience, and a run
     assert metrics(folder) == whole

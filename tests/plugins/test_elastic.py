@@ -196,3 +196,10 @@ def test_a_world_that_does_not_add_up_is_refused(run_of, monkeypatch) -> None:
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda ones: None)
     with pytest.raises(RunError, match="2 processes add up to 1; they are not one world"):
         meeting._prove(2, ["cpu"])
+
+
+@pytest.mark.parametrize(("heartbeat", "silence"), [(600.0, 570.0), (60.0, 30.0), (8.0, 4.0)])
+def test_all_have_ended_within_the_heartbeat(heartbeat, silence):
+    from ftcore_plugins.elastic.meeting import longest_silence
+
+    assert longest_silence(heartbeat) == silence

@@ -16,6 +16,14 @@ from ftcore.api import Run, RunError
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.2
 """Seconds between two looks into the store. A wait in it would hear no signal, and warn of every time-out."""
 
+AGENT_PATIENCE = 30.0
+"""Seconds that torch's agent gives a process to end by itself before it kills it."""
+
+
+def longest_silence(heartbeat: float) -> float:
+    """Seconds that a process waits for another one, so that all of them have ended within the heartbeat."""
+    return max(heartbeat - AGENT_PATIENCE, heartbeat / 2)
+
 
 class Meeting:
     """One process' seat. The first one to be taken makes the default process group, and proves that it works.
@@ -37,7 +45,7 @@ class Meeting:
                 store=dist.PrefixStore("torch", store),
                 rank=self._world.rank,
                 world_size=self._world.size,
-                timeout=timedelta(seconds=hardware.heartbeat),
+                timeout=timedelta(seconds=longest_silence(hardware.heartbeat)),
             )
         _prove(self._world.size, ["cpu", "cuda"] if "cuda" in backend else ["cpu"])
 
