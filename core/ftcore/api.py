@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ftcore.data.cache import cached, hold
 from ftcore.errors import FtcoreError, OutOfMemoryError, PluginError, Problem, ProfileError, RowError, RunError
+from ftcore.hardware.usage import process_peak
 from ftcore.hookspecs import hookimpl
 from ftcore.tables import DataTable, HardwareTable, ModelTable, RunTable, TrainTable, option
 from ftcore.values import (
@@ -82,4 +83,5 @@ __all__ = [
     "hold",
     "hookimpl",
     "option",
+    "process_peak",
 ]

@@ -11,24 +11,24 @@ from typing import Any
 
 import attrs
 
-from ftcore.attach import rank_log
 from ftcore.display import Display, Silent, Steady
-from ftcore.endings import failures_recorded
 from ftcore.errors import CrashError, FtcoreError, Interrupted, Problem, RunError
 from ftcore.isolation import Traced
-from ftcore.launch import JOINED, NO_LAUNCHER, join, launch, try_launch, worker_command
 from ftcore.manifest import Manifest, new_manifest, read_manifest
-from ftcore.placement import is_several, leads
 from ftcore.plugins import Plugins
 from ftcore.preflight import LoadedProfile, check_profile, load_profile
-from ftcore.ranks import Ranks
+from ftcore.processes.attach import rank_log
+from ftcore.processes.endings import failures_recorded
+from ftcore.processes.launch import JOINED, NO_LAUNCHER, join, launch, try_launch, worker_command
+from ftcore.processes.placement import is_several, leads
+from ftcore.processes.ranks import Ranks
+from ftcore.processes.world import enter_world, worker_world
 from ftcore.resuming import pinned, restarted_manifest, resumed_manifest, write_resumed
 from ftcore.runlog import FILE as RUN_LOG
 from ftcore.runlog import RunLog, logged_to
 from ftcore.runs import PROFILE, create_run_folder, locked, planned_folder
 from ftcore.signals import StopSignals
 from ftcore.values import Outcome, Run, World
-from ftcore.world import enter_world, worker_world
 
 Record = Callable[[Traced], None]
 

@@ -13,8 +13,8 @@ from ftcore.disk import disk_problems
 from ftcore.errors import PluginError, Problem, ProfileError
 from ftcore.hardware.findings import hardware_problems
 from ftcore.isolation import Report, Traced
-from ftcore.placement import launch_problems, world_size
 from ftcore.plugins import Active, Plugins, build_plugins
+from ftcore.processes.placement import launch_problems, world_size
 from ftcore.profile import LayeredProfile, Table, read_profile
 from ftcore.sensible import contradictions, doubts
 from ftcore.structure import KeyPath, nearest, structure

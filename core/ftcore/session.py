@@ -14,14 +14,14 @@ from ftcore.checkpoints import Checkpoint, CheckpointStore
 from ftcore.control import FollowingControl, RunControl
 from ftcore.data.prepare import Prepared, clean, prepare
 from ftcore.display import Display
-from ftcore.endings import lost_another
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
 from ftcore.files import sync_tree
 from ftcore.manifest import Manifest, artifact_as_json, fingerprint_folder, ledger_as_json, now
 from ftcore.metrics import MetricsLog, cut_metrics
 from ftcore.planning.room import require_room
 from ftcore.plugins import Plugins
-from ftcore.ranks import Ranks
+from ftcore.processes.endings import lost_another
+from ftcore.processes.ranks import Ranks
 from ftcore.report import write_report
 from ftcore.resuming import last_checkpoint
 from ftcore.runs import METRICS

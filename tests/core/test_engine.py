@@ -16,8 +16,8 @@ from ftcore.checkpoints import CheckpointStore, verify
 from ftcore.cli import HIDDEN
 from ftcore.display import Silent
 from ftcore.errors import ExitCode, Interrupted, PluginError, ProfileError, RunError
-from ftcore.launch import worker_command
 from ftcore.manifest import read_manifest
+from ftcore.processes.launch import worker_command
 from ftcore.runs import is_locked, list_runs
 from ftcore.values import RunState
 

@@ -8,11 +8,12 @@ import socket
 import attrs
 import pytest
 
-from ftcore import engine, placement
-from ftcore.endings import failures_recorded, lost_another
+from ftcore import engine
 from ftcore.errors import CrashError, PluginError, ProfileError, RunError
-from ftcore.launch import worker_command
-from ftcore.placement import gpus_here, is_several, launch_problems, leads, with_processes
+from ftcore.processes import placement
+from ftcore.processes.endings import failures_recorded, lost_another
+from ftcore.processes.launch import worker_command
+from ftcore.processes.placement import gpus_here, is_several, launch_problems, leads, with_processes
 from ftcore.tables import HardwareTable
 from ftcore.values import Profile, World
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ftcore.errors import ProfileError
+from ftcore.processes.world import enter_world, first_host, worker_world
 from ftcore.values import World
-from ftcore.world import enter_world, first_host, worker_world
 
 MEET = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 TORCHRUN = {

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ftcore.endings import failures_recorded
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, ProfileError
 from ftcore.preflight import LoadedProfile, load_profile
+from ftcore.processes.endings import failures_recorded
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -80,7 +80,7 @@ def follower() -> int:
 
 
 def _tell(error: FtcoreError) -> None:
-    from ftcore.endings import lost_another
+    from ftcore.processes.endings import lost_another
 
     rank = follower()
     if not rank:

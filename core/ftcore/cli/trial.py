@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Try."""
-    from ftcore.attach import end_with_launcher
+    from ftcore.processes.attach import end_with_launcher
     from ftcore.tuning.trial import work
 
     end_with_launcher()

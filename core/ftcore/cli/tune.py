@@ -14,12 +14,12 @@ from ftcore.engine import check
 from ftcore.errors import ExitCode, Interrupted, OutOfMemoryError, ProfileError
 from ftcore.hardware import Machine, this_machine
 from ftcore.hardware.machine import free_memory
-from ftcore.placement import world_size
 from ftcore.preflight import LoadedProfile
+from ftcore.processes.placement import world_size
+from ftcore.processes.world import enter_world
 from ftcore.tuning.result import default_output, hardware_profile, require_free, write
 from ftcore.tuning.search import Try, fastest, largest, search
 from ftcore.tuning.tries import Tries
-from ftcore.world import enter_world
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Work."""
-    from ftcore.attach import end_with_launcher, rank_log, write_to_file
-    from ftcore.endings import FILE
     from ftcore.errors import ExitCode, FtcoreError, Interrupted
+    from ftcore.processes.attach import end_with_launcher, rank_log, write_to_file
+    from ftcore.processes.endings import FILE
 
     end_with_launcher()
     rank = os.environ.get("RANK", "0")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ftcore.hardware.choice import Recommendation, recommended, recommended_profile
+from ftcore.hardware.choice import Recommendation, find_hardware_profile, recommended, recommended_profile
 from ftcore.hardware.drivers import Card, cards, nvidia_memory_gib
 from ftcore.hardware.machine import Machine, this_machine
-from ftcore.hardware.profiles import find_hardware_profile, hardware_profiles, own_folders, shipped
+from ftcore.hardware.profiles import hardware_profiles, own_folders, shipped
 
 __all__ = [
     "Card",

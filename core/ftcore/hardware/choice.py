@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import attrs
 
+from ftcore.errors import ProfileError
 from ftcore.hardware.drivers import Card
 from ftcore.hardware.machine import Machine, this_machine
 from ftcore.hardware.profiles import Described, described, hardware_profiles, is_shipped
+
+SHOWN = 40
+"""Most characters of a wrong name that an error quotes."""
 
 LOW_MEMORY_GIB = 20
 SAME_MEMORY = 0.1
@@ -101,3 +106,25 @@ def _names(wanted: str, name: str) -> bool:
 
 def _words(name: str) -> Sequence[str]:
     return re.findall(r"[a-z0-9]+", name.casefold())
+
+
+def find_hardware_profile(name: str, folder: Path) -> Path | str:
+    """The file of a hardware profile, or a sentence that says what is wrong.
+
+    `name` is `auto`, the name of a profile that ships with ftcore or lies in an own folder, or a path that ends
+    in `.toml`, relative to `folder`.
+    """
+    if name.endswith(".toml"):
+        path = folder / name
+        try:
+            return path if path.is_file() else f"no such file: {name} (looked in {folder})"
+        except OSError as error:  # a name that the system cannot take
+            return f"{error.strerror}: {name[:SHOWN]}"
+    try:
+        chosen = recommended_profile() if name == "auto" else name
+    except ProfileError as error:
+        return str(error)
+    profiles = hardware_profiles()
+    if chosen in profiles:
+        return profiles[chosen]
+    return f"no hardware profile {name[:SHOWN]!r}; there are {', '.join(profiles)}, or name a .toml file"

@@ -11,9 +11,6 @@ import attrs
 
 from ftcore.errors import ProfileError
 
-SHOWN = 40
-"""Most characters of a wrong name that an error quotes."""
-
 VARIABLE = "FTCORE_HARDWARE_PROFILES"
 
 
@@ -45,30 +42,6 @@ def hardware_profiles() -> dict[str, Path]:
 def is_shipped(path: Path) -> bool:
     """Whether a hardware profile came with ftcore."""
     return path.parent == shipped("hardware_profiles")
-
-
-def find_hardware_profile(name: str, folder: Path) -> Path | str:
-    """The file of a hardware profile, or a sentence that says what is wrong.
-
-    `name` is `auto`, the name of a profile that ships with ftcore or lies in an own folder, or a path that ends
-    in `.toml`, relative to `folder`.
-    """
-    from ftcore.hardware.choice import recommended_profile
-
-    if name.endswith(".toml"):
-        path = folder / name
-        try:
-            return path if path.is_file() else f"no such file: {name} (looked in {folder})"
-        except OSError as error:  # a name that the system cannot take
-            return f"{error.strerror}: {name[:SHOWN]}"
-    try:
-        chosen = recommended_profile() if name == "auto" else name
-    except ProfileError as error:
-        return str(error)
-    profiles = hardware_profiles()
-    if chosen in profiles:
-        return profiles[chosen]
-    return f"no hardware profile {name[:SHOWN]!r}; there are {', '.join(profiles)}, or name a .toml file"
 
 
 @attrs.frozen(kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,14 +14,15 @@ import attrs
 from ftcore.data.prepare import Prepared, clean, prepare
 from ftcore.errors import FtcoreError, OutOfMemoryError
 from ftcore.files import write_json
+from ftcore.hardware.usage import process_peak
 from ftcore.hookspecs import Kind, hook_kinds
-from ftcore.placement import is_several, with_processes
 from ftcore.plugins import Active, Plugins, build_plugins, implemented_hooks
 from ftcore.preflight import load_profile
-from ftcore.ranks import Ranks
+from ftcore.processes.placement import is_several, with_processes
+from ftcore.processes.ranks import Ranks
+from ftcore.processes.world import worker_world
 from ftcore.runs import PROFILE
 from ftcore.values import Decision, Example, PreparedData, Run, Step, World
-from ftcore.world import worker_world
 
 RESULTS = "results"
 """In the folder of the try: how it ended, a file for each process."""
@@ -160,7 +160,7 @@ class _Control:
         counted = [step for step in self._steps[1:] or self._steps if step.get("tokens_per_second", 0) > 0]
         tokens = sum(step.get("tokens", 1.0) for step in counted)
         seconds = sum(step.get("tokens", 1.0) / step["tokens_per_second"] for step in counted)
-        memory = max((step["memory"] for step in self._steps if "memory" in step), default=_process_peak())
+        memory = max((step["memory"] for step in self._steps if "memory" in step), default=process_peak())
         return {"memory": memory, "tokens_per_second": tokens / seconds if seconds else None}
 
 
@@ -181,11 +181,6 @@ def _told_of_smaller_parts() -> Iterator[list[str]]:
         yield told
     finally:
         logger.removeHandler(listener)
-
-
-def _process_peak() -> float:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _works(plugin: Active) -> bool:

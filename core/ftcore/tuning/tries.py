@@ -16,9 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ftcore.attach import PARENT
 from ftcore.errors import RunError, printable
+from ftcore.hardware.usage import process_peak
 from ftcore.preflight import LoadedProfile
+from ftcore.processes.attach import PARENT
 from ftcore.profile import Table
 from ftcore.runs import write_profile
 from ftcore.tuning.search import Try
@@ -120,7 +121,7 @@ class Tries:
             )
         try:
             while process.poll() is None:
-                held = max(map(_resident_gib, _family(process.pid)), default=0.0) if self._on_cpu else 0.0
+                held = max(map(process_peak, _family(process.pid)), default=0.0) if self._on_cpu else 0.0
                 if memory is not None and held > memory:
                     return {"state": f"over {memory:g} GiB", "memory": held}
                 if deadline is not None and time.monotonic() > deadline:
@@ -166,13 +167,3 @@ def _family(pid: int) -> list[int]:
     except OSError:  # it has ended meanwhile
         lists = []
     return [pid, *(int(child) for text in lists for child in text.split())]
-
-
-def _resident_gib(pid: int) -> float:
-    """The most memory that a process has held so far (Linux; elsewhere 0: its own report is all there is)."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text("utf-8")
-    except OSError:
-        return 0.0
-    sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(sizes[0]) / 2**20 if sizes else 0.0

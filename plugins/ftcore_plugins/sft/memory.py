@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-
 import torch
 
+from ftcore.api import process_peak
+
 GIB = 2**30
-RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-"""Bytes of `ru_maxrss`'s unit."""
 
 
 def peak(device: torch.device) -> float:
@@ -18,4 +15,4 @@ def peak(device: torch.device) -> float:
         return float(torch.cuda.max_memory_allocated(device)) / GIB
     if device.type == "mps":  # it keeps no peak
         return float(torch.mps.driver_allocated_memory()) / GIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT / GIB
+    return process_peak()

@@ -14,9 +14,9 @@ import attrs
 from ftcore.display import Display, Steady
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
 from ftcore.manifest import new_manifest, now, read_manifest
-from ftcore.placement import with_processes
 from ftcore.plugins import Plugins
 from ftcore.preflight import LoadedProfile
+from ftcore.processes.placement import with_processes
 from ftcore.report import write_report
 from ftcore.runlog import RunLog
 from ftcore.runs import write_profile
