@@ -18,7 +18,7 @@ from ftcore.manifest import Manifest, new_manifest, read_manifest
 from ftcore.plugins import Plugins
 from ftcore.preflight import LoadedProfile, check_profile, load_profile
 from ftcore.processes.attach import rank_log
-from ftcore.processes.endings import failures_recorded
+from ftcore.processes.endings import failures_recorded, lost_another
 from ftcore.processes.launch import JOINED, NO_LAUNCHER, join, launch, try_launch, worker_command
 from ftcore.processes.placement import is_several, leads
 from ftcore.processes.ranks import Ranks
@@ -137,7 +137,7 @@ def execute(plugins: Plugins, run: Run, manifest: Manifest, display: Display) ->
             write_resumed(run, manifest)
         session = Session(plugins, run, manifest, shown, signals)
         try:
-            outcome = session.work()
+            outcome = _stopped_or(session.work, signals)
         except BaseException as error:
             signals.deferred = True
             # The user reads one sentence; run.log keeps where it came from.
@@ -155,6 +155,16 @@ def execute(plugins: Plugins, run: Run, manifest: Manifest, display: Display) ->
         signals.deferred = True
         session.ended(outcome)
     return outcome
+
+
+def _stopped_or(work: Callable[[], Outcome], signals: StopSignals) -> Outcome:
+    """Do it. Whoever was told to stop, and finds another process gone that was told so as well, has been stopped."""
+    try:
+        return work()
+    except Exception as error:
+        if signals.requested is not None and lost_another(error):
+            raise signals.requested from error
+        raise
 
 
 @contextmanager

@@ -13,9 +13,10 @@ import pytest
 
 from ftcore import engine
 from ftcore.checkpoints import verify
-from ftcore.errors import Interrupted, RunError
+from ftcore.errors import ExitCode, Interrupted, RunError
 from ftcore.manifest import read_manifest
 from ftcore.runs import run_info
+from ftcore.signals import StopSignals
 
 
 @pytest.fixture
@@ -184,3 +185,16 @@ def test_a_signal_to_all_of_them_commits_once(team, tmp_path, monkeypatch, numbe
     (folder,) = team.runs()
     assert run_info(folder).state == "stopped"
     assert len(list((folder / "checkpoints").iterdir())) <= 2
+
+
+@pytest.mark.parametrize(("told", "error"), [(True, Interrupted), (False, ConnectionError)])
+def test_who_was_told_to_stop_and_then_loses_another_has_been_stopped(told, error):
+    """The other one has got the same signal a moment before the steps, in which it would have waited."""
+    signals = StopSignals()
+    signals.requested = Interrupted("SIGINT received", ExitCode.INTERRUPTED) if told else None
+
+    def lose():
+        raise ConnectionError("connection closed by peer")
+
+    with pytest.raises(error):
+        engine._stopped_or(lose, signals)

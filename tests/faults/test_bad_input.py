@@ -115,6 +115,7 @@ def test_a_model_folder_without_tokenizer(check: Check, tmp_path: Path) -> None:
 def test_two_loaders_are_one_too_many(check: Check) -> None:
     assert check(f"{PROFILE}\n[plugin.huggingface]\n") == [
         "profile.toml:17: plugin.huggingface: load_processor is implemented by tiny_model and huggingface; keep one",
+        "profile.toml:17: plugin.huggingface: sketch_model is implemented by tiny_model and huggingface; keep one",
         "profile.toml:17: plugin.huggingface: load_model is implemented by tiny_model and huggingface; keep one",
     ]
 
