@@ -175,7 +175,8 @@ def test_a_signal_to_all_of_them_commits_once(team, tmp_path, monkeypatch, numbe
     monkeypatch.setenv("LIGHT_PAUSE", "0.05")
     processes = start(team, tmp_path, "run", team.profile, "--set", "train.max_steps=100")
     deadline = time.monotonic() + 30
-    while not any((path / "metrics.jsonl").exists() for path in team.runs()):
+    # Once a step has ended, both of them are in the steps: a signal before that leaves nothing to commit.
+    while not any((path / "metrics.jsonl").exists() and metrics(path) for path in team.runs()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     for process in processes:
