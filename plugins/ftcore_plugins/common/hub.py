@@ -1,12 +1,24 @@
-"""Which class a saved model is loaded with, and what the hub's errors mean. Imports transformers."""
+"""Where a base model is found, which class it is loaded with, and what the hub's errors mean. Imports transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from ftcore.api import FtcoreError, RunError
+from ftcore.api import FtcoreError, Loaded, RunError
+
+
+def base_place(loaded: Loaded, *, trusted: bool) -> dict[str, Any]:
+    """How `from_pretrained` finds the base: a folder without a look at the hub, or a pinned revision.
+
+    `trusted` says whether code of the hub may run.
+    """
+    place: dict[str, Any] = {"trust_remote_code": trusted}
+    if Path(loaded.base).is_dir():
+        return {**place, "local_files_only": True}
+    return {**place, "revision": loaded.revision or None}
 
 
 def reads_images(config: Any) -> bool:

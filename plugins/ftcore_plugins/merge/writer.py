@@ -16,7 +16,7 @@ from transformers.utils import cached_file
 from ftcore.api import Loaded, PreparedData, Run, RunError
 from ftcore_plugins.common.adapters.quantized import kind_of, weights_trained_on
 from ftcore_plugins.common.generation import stop_at
-from ftcore_plugins.common.hub import hub_errors, model_class
+from ftcore_plugins.common.hub import base_place, hub_errors, model_class
 from ftcore_plugins.common.quiet import no_deprecations, no_progress_bars, quiet_logger
 from ftcore_plugins.merge import Options
 from ftcore_plugins.merge.card import model_card
@@ -26,7 +26,7 @@ FROM_HERE = ("_name_or_path", "name_or_path", "vocab_file", "tokenizer_file")
 
 def write(folder: Path, *, config: Options, run: Run, loaded: Loaded, data: PreparedData, saved: Path) -> str:
     """Write everything below `folder`; return the name of the type that the weights have."""
-    place = where(run, loaded)
+    place = base_place(loaded, trusted=run.profile.model.trust_remote_code)
     with hub_errors(loaded.base, loaded.revision), no_progress_bars(), no_deprecations(), torch.random.fork_rng():
         base_config = AutoConfig.from_pretrained(loaded.base, **place)
         dtype = str(base_config.dtype).removeprefix("torch.") if config.dtype == "auto" else config.dtype
@@ -42,14 +42,6 @@ def write(folder: Path, *, config: Options, run: Run, loaded: Loaded, data: Prep
     card = model_card(run, loaded, data, saved, dtype=dtype, quantized=kind_of(loaded.model))
     (folder / "README.md").write_text(card, "utf-8")
     return dtype
-
-
-def where(run: Run, loaded: Loaded) -> dict[str, Any]:
-    """How `from_pretrained` finds the base: a folder without a look at the hub, or a pinned revision."""
-    place: dict[str, Any] = {"trust_remote_code": run.profile.model.trust_remote_code}
-    if Path(loaded.base).is_dir():
-        return {**place, "local_files_only": True}
-    return {**place, "revision": loaded.revision or None}
 
 
 def _merged(kind: Any, loaded: Loaded, saved: Path, dtype: str, place: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from ftcore.api import Loaded, Run
-from ftcore_plugins.common.hub import hub_errors, model_class
+from ftcore_plugins.common.hub import base_place, hub_errors, model_class
 from ftcore_plugins.common.quiet import no_deprecations, no_progress_bars
 from ftcore_plugins.common.staging import staged
 from ftcore_plugins.sft.checkpoint import trained_names
@@ -50,21 +50,16 @@ def _by_each_name(model: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, 
 def _read(folder: Path, run: Run, model: Any, loaded: Loaded) -> Loaded:
     """What was written, on the CPU: it was shared out because it may be larger than a device."""
     options = {"use_safetensors": True, "attn_implementation": model.config._attn_implementation}
-    trust = {"trust_remote_code": run.profile.model.trust_remote_code}
+    trusted = run.profile.model.trust_remote_code
     kind = model_class(model.config)
     with no_progress_bars(), no_deprecations(), torch.random.fork_rng():
         if not loaded.adapter:
-            whole = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, **options, **trust)
+            options |= {"local_files_only": True, "trust_remote_code": trusted}
+            whole = kind.from_pretrained(folder, dtype=torch.float32, **options)
             return attrs.evolve(loaded, model=whole)
         from peft import PeftModel
 
+        place = base_place(loaded, trusted=trusted)
         with hub_errors(loaded.base, loaded.revision):
-            base = kind.from_pretrained(loaded.base, dtype=model.config.dtype, **options, **_place(loaded), **trust)
+            base = kind.from_pretrained(loaded.base, dtype=model.config.dtype, **options, **place)
         return attrs.evolve(loaded, model=PeftModel.from_pretrained(base, folder))
-
-
-def _place(loaded: Loaded) -> dict[str, Any]:
-    """How `from_pretrained` finds the base: a folder without a look at the hub, or a pinned revision."""
-    if Path(loaded.base).is_dir():
-        return {"local_files_only": True}
-    return {"revision": loaded.revision or None}

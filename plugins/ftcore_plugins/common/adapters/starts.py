@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from ftcore.api import Loaded, Run, RunError
 from ftcore_plugins.common.adapters.quantized import dequantized, is_quantized, quantize_again
-from ftcore_plugins.common.hub import hub_errors, model_class
+from ftcore_plugins.common.hub import base_place, hub_errors, model_class
 from ftcore_plugins.common.quiet import no_progress_bars
 
 ADAPTER = "default"
@@ -102,9 +102,7 @@ class WholeWeights:
 def _read_whole(loaded: Loaded, trusted: bool) -> Any:
     from transformers import AutoConfig
 
-    local = Path(loaded.base).is_dir()
-    place: dict[str, Any] = {"local_files_only": True} if local else {"revision": loaded.revision or None}
-    place["trust_remote_code"] = trusted
+    place = base_place(loaded, trusted=trusted)
     with hub_errors(loaded.base, loaded.revision), no_progress_bars():
         config = AutoConfig.from_pretrained(loaded.base, **place)
         if getattr(config, "quantization_config", None) is not None:
