@@ -6,7 +6,7 @@ from ftcore.data.cache import cached, hold
 from ftcore.errors import FtcoreError, OutOfMemoryError, PluginError, Problem, ProfileError, RowError, RunError
 from ftcore.hardware.usage import process_peak
 from ftcore.hookspecs import hookimpl
-from ftcore.tables import DataTable, HardwareTable, ModelTable, RunTable, TrainTable, option
+from ftcore.tables import DataTable, ExportTable, HardwareTable, ModelTable, RunTable, TrainTable, option
 from ftcore.values import (
     MASKED,
     Artifact,
@@ -47,6 +47,7 @@ __all__ = [
     "Decision",
     "Drop",
     "Example",
+    "ExportTable",
     "Format",
     "FtcoreError",
     "HardwareTable",

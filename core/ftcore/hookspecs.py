@@ -21,6 +21,7 @@ from ftcore.values import (
     Outcome,
     Prediction,
     PreparedData,
+    Proof,
     Quantization,
     Row,
     Rows,
@@ -144,12 +145,34 @@ class Hooks:
     def score(self, run: Run, predictions: Sequence[Prediction]) -> Mapping[str, float] | None:
         """Task metrics of answers to held-out rows: higher is better, names are stable."""
 
-    @_hook(Kind.ALL)
-    def export(self, run: Run, loaded: Loaded, data: PreparedData, saved: Path) -> Artifact | None:
-        """Write an artifact below `run.folder / "exports"` and prove it.
+    @_hook(Kind.AT_MOST_ONE)
+    def write_reference(self, run: Run, loaded: Loaded, data: PreparedData | None, folder: Path) -> None:
+        """Write down, in `folder`, how the tuned model answers, so that artifacts can be compared with it without it.
 
-        `saved` is the folder with the adapter, or with the whole model if there is no adapter.
+        `data` is None where a folder with a model is the reference, and not a run.
         """
+
+    @_hook(Kind.ALL)
+    def export(
+        self, run: Run, loaded: Loaded, data: PreparedData, saved: Path, exports: Path
+    ) -> Artifact | Sequence[Artifact] | None:
+        """Write artifacts below the folder `exports`, each whole or not at all.
+
+        `saved` is the folder with the adapter, or with the whole model if there is no adapter. What exporters share
+        lies in `exports / ".work"`, which is removed when the last one has ended.
+        """
+
+    @_hook(Kind.ALL)
+    def verify(self, run: Run, artifact: Artifact, reference: Path) -> Proof | None:
+        """Load an artifact in its own runtime and compare it with the reference; None for another kind of artifact.
+
+        `artifact.kind` is empty where a file or folder is to be proved that this run did not write; then its looks
+        decide.
+        """
+
+    @_hook(Kind.ALL)
+    def publish(self, run: Run, artifacts: Sequence[Artifact], saved: Path) -> str | None:
+        """Send what was proved to somewhere else, and say where: an address. Not asked when a proof has failed."""
 
     @_hook(Kind.OBSERVERS)
     def run_ended(self, run: Run, outcome: Outcome) -> None:

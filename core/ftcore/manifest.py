@@ -158,7 +158,7 @@ def ledger_as_json(ledger: Ledger) -> dict[str, Any]:
 def artifact_as_json(artifact: Artifact) -> dict[str, Any]:
     """An artifact in the stable form of `exports[]`."""
     proof = {"verdict": artifact.proof.verdict, "figures": dict(artifact.proof.figures), "note": artifact.proof.note}
-    return {"kind": artifact.kind, "path": str(artifact.path), "proof": proof}
+    return {"kind": artifact.kind, "path": str(artifact.path), "details": dict(artifact.details), "proof": proof}
 
 
 def _artifact(export: Mapping[str, Any]) -> Artifact:
@@ -167,6 +167,7 @@ def _artifact(export: Mapping[str, Any]) -> Artifact:
         kind=export["kind"],
         path=Path(export["path"]),
         proof=Proof(verdict=Verdict(proof["verdict"]), figures=proof["figures"], note=proof["note"]),
+        details=export.get("details", {}),
     )
 
 

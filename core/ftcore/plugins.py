@@ -191,13 +191,26 @@ class Plugins:
         scores = self._hook.score(run=run, predictions=predictions) or {}
         return self._numbers("score", scores)
 
-    def export(self, run: Run, loaded: Loaded, data: PreparedData, saved: Path) -> Iterator[Artifact]:
+    def write_reference(self, run: Run, loaded: Loaded, data: PreparedData | None, folder: Path) -> None:
+        """Have it written down how the tuned model answers."""
+        self._hook.write_reference(run=run, loaded=loaded, data=data, folder=folder)
+
+    def export(self, run: Run, loaded: Loaded, data: PreparedData, *, saved: Path, exports: Path) -> Iterator[Artifact]:
         """Every artifact, as it is written."""
-        for _, artifact in self._each("export", run=run, loaded=loaded, data=data, saved=saved):
-            proof = self._expect("export", self._expect("export", artifact, Artifact).proof, Proof)
-            self._expect("export", proof.verdict, Verdict)
-            figures = self._numbers("export", proof.figures)
-            yield attrs.evolve(artifact, proof=attrs.evolve(proof, figures=figures))
+        for _, answer in self._each("export", run=run, loaded=loaded, data=data, saved=saved, exports=exports):
+            for artifact in [answer] if isinstance(answer, Artifact) else self._several("export", answer):
+                proof = self._proof("export", self._expect("export", artifact, Artifact).proof)
+                yield attrs.evolve(artifact, proof=proof)
+
+    def verify(self, run: Run, artifact: Artifact, reference: Path) -> Proof | None:
+        """The proof of the first plugin that knows this kind of artifact, or None."""
+        answers = self._each("verify", run=run, artifact=artifact, reference=reference)
+        return next((self._proof("verify", proof) for _, proof in answers), None)
+
+    def publish(self, run: Run, artifacts: Sequence[Artifact], saved: Path) -> Iterator[str]:
+        """Every place that something was sent to."""
+        for _, place in self._each("publish", run=run, artifacts=artifacts, saved=saved):
+            yield self._expect("publish", place, str)
 
     def run_ended(self, run: Run, outcome: Outcome) -> None:
         """Tell the observers, also those that were left out."""
@@ -217,6 +230,16 @@ class Plugins:
             others = [plugin for other, plugin in self._manager.list_name_plugin() if other != name and plugin]
             for answer in self._manager.subset_hook_caller(hook, others)(**arguments):
                 yield name, answer
+
+    def _several(self, hook: str, answer: Any) -> Sequence[Any]:
+        if isinstance(answer, Sequence) and not isinstance(answer, str):
+            return answer
+        raise self._wrong(hook, "Artifact or a sequence of them", answer)
+
+    def _proof(self, hook: str, proof: Any) -> Proof:
+        found = self._expect(hook, proof, Proof)
+        self._expect(hook, found.verdict, Verdict)
+        return attrs.evolve(found, figures=self._numbers(hook, found.figures))
 
     def _numbers(self, hook: str, figures: Mapping[str, Any]) -> dict[str, float]:
         """Plain numbers, which JSON can hold; a numpy or torch scalar is turned into one."""

@@ -18,7 +18,7 @@ from ftcore.processes.placement import launch_problems, world_size
 from ftcore.profile import LayeredProfile, Table, read_profile
 from ftcore.sensible import contradictions, doubts
 from ftcore.structure import KeyPath, nearest, structure
-from ftcore.tables import DataTable, HardwareTable, ModelTable, RunTable, TrainTable
+from ftcore.tables import DataTable, ExportTable, HardwareTable, ModelTable, RunTable, TrainTable
 from ftcore.values import Profile, Run
 
 CORE_TABLES: Mapping[str, type[Any]] = {
@@ -27,6 +27,7 @@ CORE_TABLES: Mapping[str, type[Any]] = {
     "model": ModelTable,
     "data": DataTable,
     "train": TrainTable,
+    "export": ExportTable,
 }
 
 

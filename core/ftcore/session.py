@@ -15,6 +15,7 @@ from ftcore.control import FollowingControl, RunControl
 from ftcore.data.prepare import Prepared, clean, prepare
 from ftcore.display import Display
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
+from ftcore.exporting import export, publish
 from ftcore.files import sync_tree
 from ftcore.manifest import Manifest, artifact_as_json, fingerprint_folder, ledger_as_json, now
 from ftcore.metrics import MetricsLog, cut_metrics
@@ -26,7 +27,7 @@ from ftcore.report import write_report
 from ftcore.resuming import last_checkpoint
 from ftcore.runs import METRICS
 from ftcore.signals import StopSignals
-from ftcore.values import Artifact, Loaded, Outcome, PreparedData, Run, RunState, Trainer, Verdict
+from ftcore.values import Artifact, Loaded, Outcome, PreparedData, Run, RunState, Trainer
 
 STAGES = (
     "reading rows",
@@ -180,15 +181,13 @@ class Session:
 
     def _export(self, loaded: Loaded, data: PreparedData, saved: Path) -> tuple[Artifact, ...]:
         artifacts: list[Artifact] = []
-        for artifact in self._plugins.export(self._run, loaded, data, saved):
+        exports = self._run.folder / "exports"
+        for artifact in export(self._plugins, self._run, loaded, data, saved=saved, exports=exports):
             artifacts.append(artifact)
-            if artifact.path.is_dir():
-                sync_tree(artifact.path)
-            exports = [artifact_as_json(done) for done in artifacts]
-            self._update(attrs.evolve(self._manifest, exports=exports))
-        failed = [artifact for artifact in artifacts if artifact.proof.verdict is Verdict.FAILED]
-        if failed:
-            raise RunError(_failed_proof(failed[0]))
+            written = [artifact_as_json(done) for done in artifacts]
+            self._update(attrs.evolve(self._manifest, exports=written))
+        for place in publish(self._plugins, self._run, artifacts, saved):
+            self._display.say(f"published: {place}")
         return tuple(artifacts)
 
     def _remember_data(self, prepared: Prepared) -> None:
@@ -243,11 +242,3 @@ def _set_threads(run: Run) -> None:
     # Before torch is imported: its thread pools are sized once.
     if run.profile.hardware.threads:
         os.environ["OMP_NUM_THREADS"] = str(run.profile.hardware.threads)
-
-
-def _failed_proof(artifact: Artifact) -> str:
-    figures = ", ".join(f"{name} {value:.3g}" for name, value in artifact.proof.figures.items())
-    return (
-        f"export {artifact.kind}: {artifact.path} does not answer like the model that was trained "
-        f"({figures}{'; ' if figures and artifact.proof.note else ''}{artifact.proof.note}); do not ship it"
-    )

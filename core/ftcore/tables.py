@@ -16,7 +16,7 @@ from attrs.validators import ge, gt, le, lt, optional
 
 _RUNS = Path("runs")
 
-__all__ = ["DataTable", "HardwareTable", "ModelTable", "RunTable", "TrainTable", "option"]
+__all__ = ["DataTable", "ExportTable", "HardwareTable", "ModelTable", "RunTable", "TrainTable", "option"]
 
 
 def option(
@@ -167,3 +167,14 @@ class TrainTable:
     save_steps: int = option(200, at_least=0, help="steps between two checkpoints; 0 keeps only the last step's")
     save_limit: int = option(2, at_least=1, help="newest checkpoints to keep")
     eval_steps: int = option(0, at_least=0, help="steps between two evaluations on the held-out rows; 0 for none")
+
+
+@attrs.frozen(kw_only=True)
+class ExportTable:
+    """`[export]`: what every exporter agrees on."""
+
+    verify: bool = option(True, help="load each artifact in its own runtime and compare it with the tuned model")
+    base: Literal["dequantized", "original"] = option(
+        "dequantized",
+        help="what an adapter of a quantized model is merged into: the weights it was trained on, or the base model's",
+    )

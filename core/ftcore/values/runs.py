@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from ftcore.tables import DataTable, HardwareTable, ModelTable, RunTable, TrainTable
+from ftcore.tables import DataTable, ExportTable, HardwareTable, ModelTable, RunTable, TrainTable
 from ftcore.values.world import World
 
 
@@ -21,6 +21,7 @@ class Profile:
     model: ModelTable = attrs.field(factory=ModelTable)
     data: DataTable = attrs.field(factory=DataTable)
     train: TrainTable = attrs.field(factory=TrainTable)
+    export: ExportTable = attrs.field(factory=ExportTable)
 
 
 @attrs.frozen(kw_only=True)
@@ -56,11 +57,16 @@ class Proof:
 
 @attrs.frozen(kw_only=True)
 class Artifact:
-    """What an exporter wrote, and its proof. `kind` is the exporter's name for it."""
+    """What an exporter wrote, a file or a folder, and its proof. `kind` is the exporter's name for it.
+
+    `details` says what else a reader wants to know of it: `dtype`, `quantization`, which weights were `merged into`,
+    how to `run` it. An exporter leaves `proof` alone, and answers `verify` instead.
+    """
 
     kind: str
     path: Path
-    proof: Proof
+    proof: Proof = Proof(verdict=Verdict.NOT_PROVED)
+    details: Mapping[str, str] = attrs.field(factory=dict)
 
 
 class RunState(StrEnum):

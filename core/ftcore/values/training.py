@@ -34,7 +34,7 @@ class Loaded:
     `base` is what `from_pretrained` finds the untouched weights by: a folder or a hub id.
     `adapter` names the kind of trainable adapter, and is empty when all weights are trained.
     `rate_factors` maps regular expressions to what `train.learning_rate` is multiplied by for the parameters
-    whose whole name they match; the first match counts.
+    whose whole name they match; the first match counts. `license` is the base model's, as its card names it.
     """
 
     model: Any
@@ -43,6 +43,7 @@ class Loaded:
     revision: str = ""
     adapter: str = ""
     rate_factors: Mapping[str, float] = attrs.field(factory=dict)
+    license: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -115,6 +116,9 @@ class Trainer(Protocol):
 
     def generate(self, examples: Sequence[Example], max_new_tokens: int) -> Sequence[str]:
         """Greedy answers to the prompts of the examples, without the end-of-turn token."""
+
+    def load(self, folder: Path) -> None:
+        """Put in the tuned weights of a checkpoint, or of what `save` wrote, without the state of the optimizer."""
 
     def save(self, folder: Path) -> Loaded:
         """Write the adapter, or the whole model if there is none, with its tokenizer, as safetensors.
