@@ -32,7 +32,7 @@ quickstart: $(RUN_INSTALLED)
 test: $(DEV_INSTALLED)
 	@export PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1; \
 	failed=""; \
-	for tool in "ruff check ." "ruff format --check ." "mypy" "mypy examples/ftcore-acme/src examples/minigrid/record.py docs/generate.py" "lint-imports" "pytest"; do \
+	for tool in "ruff check ." "ruff format --check ." "mypy" "mypy examples/ftcore-acme/src examples/minigrid/record.py docs/generate.py" "lint-imports" "pytest -n logical --maxprocesses 4 --dist loadfile"; do \
 		echo "== $$tool"; \
 		$$tool || failed="$$failed [$$tool]"; \
 	done; \

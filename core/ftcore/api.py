@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ftcore.card import write_card
 from ftcore.data.cache import cached, hold
 from ftcore.errors import FtcoreError, OutOfMemoryError, PluginError, Problem, ProfileError, RowError, RunError
 from ftcore.hardware.usage import process_peak
@@ -85,4 +86,5 @@ __all__ = [
     "hookimpl",
     "option",
     "process_peak",
+    "write_card",
 ]

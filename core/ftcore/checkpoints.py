@@ -21,6 +21,17 @@ _STAGING = ".staging-"
 Report = Callable[[str], None]
 
 
+def step_of(name: str) -> int | None:
+    """The step that a checkpoint's folder is named after; None for any other name."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def name_of(step: int) -> str:
+    """How the folder of a step's checkpoint is called, such as `step-000200`."""
+    return f"step-{step:06d}"
+
+
 @attrs.frozen(kw_only=True)
 class Checkpoint:
     """A committed checkpoint of the state after `step`."""
@@ -40,8 +51,8 @@ class CheckpointStore:
         """Every committed checkpoint, verified or not, oldest step first."""
         if not self.folder.is_dir():
             return []
-        matches = [(entry, _NAME.fullmatch(entry.name)) for entry in self.folder.iterdir()]
-        found = [Checkpoint(step=int(match[1]), folder=entry) for entry, match in matches if match and entry.is_dir()]
+        steps = [(entry, step_of(entry.name)) for entry in self.folder.iterdir() if entry.is_dir()]
+        found = [Checkpoint(step=step, folder=entry) for entry, step in steps if step is not None]
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     def newest(self, report: Report) -> Checkpoint | None:
@@ -66,7 +77,7 @@ class CheckpointStore:
 
     def at(self, step: int) -> Checkpoint:
         """The checkpoint of `step`, which is known to be there."""
-        return Checkpoint(step=step, folder=self.folder / f"step-{step:06d}")
+        return Checkpoint(step=step, folder=self.folder / name_of(step))
 
     def staging(self, step: int) -> Path:
         """Where the checkpoint of `step` is written before it is committed."""

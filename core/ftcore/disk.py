@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ftcore.errors import Problem
+from ftcore.errors import Problem, RunError
 from ftcore.values import Run
 
 LEAST_FREE = 256 * 2**20
@@ -32,6 +32,18 @@ def disk_problems(run: Run) -> Iterator[Problem]:
 def free_bytes(path: Path) -> int:
     """Room on the disk that `path` is on, or would be on."""
     return shutil.disk_usage(_existing(path)).free
+
+
+def require_free(folder: Path, needed: int, what: str, fix: str) -> None:
+    """Raise `RunError` when the disk of `folder` has less than the bytes that something writes there."""
+    free = free_bytes(folder)
+    if free < needed:
+        raise RunError(f"{what} writes about {size(needed)} and {folder} has {size(free)} free; {fix}")
+
+
+def size(count: float) -> str:
+    """Bytes for people, such as 1.2 GiB."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
 
 
 def _existing(path: Path) -> Path:

@@ -113,6 +113,13 @@ class Hooks:
         `adapt` is then asked to put its adapters on it. `processor` is None.
         """
 
+    @_hook(Kind.ALL)
+    def export_size(self, run: Run, parameters: int) -> int | None:
+        """Bytes that `export` writes of a base model of so many parameters, what it writes on the way among them.
+
+        Asked by `ftcore plan`, before the weights are read, and before `export`, which needs as much room on the disk.
+        """
+
     @_hook(Kind.EXACTLY_ONE)
     def load_model(  # type: ignore[empty-body]
         self, run: Run, processor: Any, quantization: Quantization | None

@@ -21,13 +21,18 @@ from ftcore.plugins import Active
 from ftcore.values import Artifact, Ledger, Outcome, Proof, RunState, Sample, Verdict
 
 FILE = "manifest.json"
-LIBRARIES = ("ftcore", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
+TRAINERS = ("ftcore", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "tokenizers")
+RUNTIMES = ("safetensors", "numpy", "gguf", "xllamacpp", "sentencepiece", "mlx", "mlx-lm", "mlx-vlm")
+LIBRARIES = (*TRAINERS, *RUNTIMES)
 BITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG")
 
 
 @attrs.frozen(kw_only=True)
 class Manifest:
-    """Everything that a later reader needs to know about a run. Fields are stable; new ones may be added."""
+    """Everything that a later reader needs to know about a run. Fields are stable; new ones may be added.
+
+    `saved_at` is the step whose weights lie in `adapter/` or `model/`; it is behind `step` while a run trains on.
+    """
 
     name: str
     created: str
@@ -43,6 +48,7 @@ class Manifest:
     step: int = 0
     total_steps: int = 0
     stopped_at: int = 0
+    saved_at: int = 0
     loss: Mapping[str, float | None] = attrs.field(factory=lambda: {"before": None, "after": None})
     scores: Mapping[str, Mapping[str, float]] = attrs.field(factory=lambda: {"before": {}, "after": {}})
     samples: Sequence[Mapping[str, str]] = attrs.field(factory=list)
@@ -71,6 +77,15 @@ class Manifest:
             exports=[artifact_as_json(artifact) for artifact in outcome.artifacts],
         )
 
+    def with_artifact(self, artifact: Artifact) -> Manifest:
+        """This manifest with an artifact in the place of an older one of the same path."""
+        others = [export for export in self.exports if export["path"] != str(artifact.path)]
+        return attrs.evolve(self, exports=[*others, artifact_as_json(artifact)])
+
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """What was exported, as far as the run has come."""
+        return tuple(_artifact(export) for export in self.exports)
+
     def outcome(self, folder: Path) -> Outcome:
         """How the run in `folder` ended, or how far it is, as the value that `run` returns."""
         return Outcome(
@@ -83,7 +98,7 @@ class Manifest:
             scores_before=self.scores["before"],
             scores_after=self.scores["after"],
             samples=tuple(Sample(**sample) for sample in self.samples),
-            artifacts=tuple(_artifact(export) for export in self.exports),
+            artifacts=self.artifacts(),
         )
 
 
@@ -96,7 +111,7 @@ def new_manifest(name: str, settings: Mapping[str, Any], active: Sequence[Active
         plugins=[
             {"name": p.source.name, "distribution": p.source.distribution, "version": p.source.version} for p in active
         ],
-        versions=_versions(),
+        versions=versions(),
         environment=_environment(),
     )
 
@@ -120,7 +135,7 @@ def _require_kinds(manifest: Manifest) -> None:
     kinds: Mapping[type[Any], tuple[str, ...]] = {
         dict: ("settings", "versions", "environment", "data", "model", "loss", "scores"),
         list: ("plugins", "samples", "exports", "resumes"),
-        int: ("step", "total_steps", "stopped_at"),
+        int: ("step", "total_steps", "stopped_at", "saved_at"),
         str: ("name", "created", "ended", "reason"),
     }
     for kind, names in kinds.items():
@@ -171,7 +186,8 @@ def _artifact(export: Mapping[str, Any]) -> Artifact:
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Those of the installed libraries that what a run writes depends on."""
     found = {}
     for name in LIBRARIES:
         try:

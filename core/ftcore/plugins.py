@@ -93,10 +93,15 @@ def implemented_hooks(cls: type[Any]) -> list[str]:
 class Plugins:
     """One run's plugins. Every method calls one hook; data hooks propagate, observers are isolated."""
 
-    def __init__(self, manager: pluggy.PluginManager, active: Sequence[Active] = ()) -> None:
+    def __init__(self, manager: pluggy.PluginManager, active: Sequence[Active] = (), *, asked: str = "") -> None:
         self._manager = manager
         self._hook = manager.hook
         self._active = {plugin.source.name: plugin for plugin in active}
+        self._asked = asked
+
+    def alone(self, name: str) -> Plugins:
+        """The same plugins, of which only `name` is asked where all of them would be."""
+        return Plugins(self._manager, [*self._active.values()], asked=name)
 
     def check(self, run: Run) -> list[Problem]:
         """Every problem that any plugin finds."""
@@ -145,6 +150,11 @@ class Plugins:
         """The model on the meta device, or None when no plugin draws it."""
         answer = self._hook.sketch_model(run=run)
         return None if answer is None else self._expect("sketch_model", answer, Loaded)
+
+    def export_size(self, run: Run, parameters: int) -> Mapping[str, int]:
+        """Bytes that exporters write, by the names of those that say so."""
+        answers = self._each("export_size", run=run, parameters=parameters)
+        return {name: self._expect("export_size", size, int) for name, size in answers}
 
     def load_model(self, run: Run, processor: Any, quantization: Quantization | None) -> Loaded:
         """The model."""
@@ -226,7 +236,7 @@ class Plugins:
 
     def _each(self, hook: str, **arguments: Any) -> Iterator[tuple[str, Any]]:
         """One plugin's answer at a time, in profile order, with the plugin's name."""
-        for name in self.implementers(hook):
+        for name in [name for name in self.implementers(hook) if self._asked in ("", name)]:
             others = [plugin for other, plugin in self._manager.list_name_plugin() if other != name and plugin]
             for answer in self._manager.subset_hook_caller(hook, others)(**arguments):
                 yield name, answer

@@ -10,10 +10,10 @@ import attrs
 
 from ftcore.checkpoints import Checkpoint, CheckpointStore
 from ftcore.errors import ProfileError, RunError
-from ftcore.manifest import Manifest, now
+from ftcore.manifest import Manifest, fingerprint_folder, now
 from ftcore.preflight import LoadedProfile
 from ftcore.runs import write_profile
-from ftcore.values import Profile, Run, RunState
+from ftcore.values import Loaded, Profile, Run, RunState
 
 
 def resumed_manifest(
@@ -25,7 +25,7 @@ def resumed_manifest(
     `allow_changes`.
     """
     settings = loaded.settings()
-    changes = _changes(manifest.settings, settings)
+    changes = changes_between(manifest.settings, settings)
     if manifest.state == RunState.FINISHED and not changes:
         raise RunError(f"{folder} has finished; to train on, pass --set train.max_steps=N and --allow-changes")
     if changes and not allow_changes:
@@ -59,6 +59,18 @@ def pinned(profile: Profile, manifest: Manifest) -> Profile:
     return attrs.evolve(profile, model=attrs.evolve(profile.model, revision=revision))
 
 
+def changed_since(what: str, before: str | None, now: str) -> str:
+    """Words for data or a model that are not those that the run began with; empty if they are, or were not known."""
+    if before in (None, now):
+        return ""
+    return f"the {what} has changed since the run began (fingerprint {str(before)[:12]}, now {now[:12]})"
+
+
+def fingerprint_of(loaded: Loaded) -> str:
+    """What tells one base model from another: its files if it is a folder, else its commit."""
+    return fingerprint_folder(loaded.base) or loaded.revision
+
+
 def last_checkpoint(
     run: Run, manifest: Manifest, store: CheckpointStore, say: Callable[[str], None]
 ) -> Checkpoint | None:
@@ -74,14 +86,14 @@ def last_checkpoint(
     return checkpoint
 
 
-def _changes(before: Any, after: Any, key: str = "") -> list[str]:
+def changes_between(before: Any, after: Any, key: str = "") -> list[str]:
     """Every key whose value differs, such as `train.seed: 1 -> 2`."""
     if not isinstance(before, Mapping) or not isinstance(after, Mapping):
         return [] if before == after else [f"{key}: {_shown(before)} -> {_shown(after)}"]
     return [
         change
         for name in sorted({**before, **after})
-        for change in _changes(before.get(name), after.get(name), f"{key}.{name}" if key else name)
+        for change in changes_between(before.get(name), after.get(name), f"{key}.{name}" if key else name)
     ]
 
 

@@ -81,9 +81,9 @@ def write_profile(folder: Path, settings: Mapping[str, Any]) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run in `folder`. The system frees the lock of a process that died, however it died.
 
-    Raises `RunError` that names the holder when another process has it.
+    Raises `RunError` that names the holder when another process has it, or when the folder cannot be written.
     """
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+    with _lock_file(folder) as file:
         # Else a worker process of the run, which outlives a killed run for a moment, holds it on.
         os.register_at_fork(after_in_child=file.close)
         if not _acquired(file):
@@ -93,6 +93,13 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(f"pid {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def _lock_file(folder: Path) -> TextIO:
+    try:
+        return (folder / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written ({error.strerror}); change its permissions, or copy it") from error
 
 
 def _acquired(file: TextIO) -> bool:

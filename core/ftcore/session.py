@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from pathlib import Path
 
 import attrs
@@ -15,19 +14,21 @@ from ftcore.control import FollowingControl, RunControl
 from ftcore.data.prepare import Prepared, clean, prepare
 from ftcore.display import Display
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
-from ftcore.exporting import export, publish
 from ftcore.files import sync_tree
-from ftcore.manifest import Manifest, artifact_as_json, fingerprint_folder, ledger_as_json, now
+from ftcore.hardware.usage import set_threads
+from ftcore.manifest import Manifest, ledger_as_json, now
 from ftcore.metrics import MetricsLog, cut_metrics
 from ftcore.planning.room import require_room
 from ftcore.plugins import Plugins
 from ftcore.processes.endings import lost_another
 from ftcore.processes.ranks import Ranks
 from ftcore.report import write_report
-from ftcore.resuming import last_checkpoint
+from ftcore.resuming import changed_since, fingerprint_of, last_checkpoint
 from ftcore.runs import METRICS
+from ftcore.shipping.delivery import hand_over, ship
+from ftcore.shipping.exporting import EXPORTS, Shipment
 from ftcore.signals import StopSignals
-from ftcore.values import Artifact, Loaded, Outcome, PreparedData, Run, RunState, Trainer
+from ftcore.values import Artifact, Loaded, Outcome, Run, RunState, Trainer
 
 STAGES = (
     "reading rows",
@@ -62,14 +63,14 @@ class Session:
     def work(self) -> Outcome:
         """From rows to proved exports."""
         plugins, run = self._plugins, self._run
-        _set_threads(run)
+        set_threads(run.profile.hardware.threads)
         if self._main:
             plugins.run_started(run, copy.deepcopy(self._manifest.settings))
         prepared = self._ranks.first_here_first(lambda: prepare(plugins, run, self._stage))
         data = prepared.data
         self._remember_data(prepared)
         self._stage("loading model")
-        require_room(plugins, run, data)
+        sizes = require_room(plugins, run, data)
         loaded = plugins.load_model(run, prepared.processor, plugins.quantize(run))
         self._remember_model(loaded)
         loaded = plugins.adapt(run, loaded)
@@ -79,16 +80,19 @@ class Session:
         self._stage("training")
         step = self._train(trainer)
         self._stage("judging after")
-        saved, loaded = self._save(trainer, loaded)
+        saved, loaded = self._save(trainer, loaded, step)
         after = judge.judge(plugins, run, trainer, data, prepared.processor)
         if after.loss is not None and not math.isfinite(after.loss):
             raise RunError(f"the held-out loss after training is {after.loss}; lower train.learning_rate")
         self._stage("exporting")
         if not self._main:
             return Outcome(state=RunState.FINISHED, folder=run.folder, step=step)
-        artifacts = self._export(loaded, data, saved)
-        finished = judge.outcome(run, before, after, step=step, artifacts=artifacts)
-        return attrs.evolve(finished, reason=self._manifest.reason)
+        finished = attrs.evolve(judge.outcome(run, before, after, step=step), reason=self._manifest.reason)
+        shipment = Shipment(plugins=plugins, run=run, saved=saved, exports=run.folder / EXPORTS, sizes=sizes)
+        self._begin_to_ship(shipment, finished)
+        written = ship(shipment, loaded, data, note=self._note, say=self._display.say)
+        hand_over(shipment, written, written, self._display.say)
+        return attrs.evolve(finished, artifacts=self._manifest.artifacts())
 
     def failed(self, error: BaseException) -> Outcome:
         """How a run that raised `error` ended."""
@@ -172,23 +176,22 @@ class Session:
         checkpoint = last_checkpoint(self._run, self._manifest, self._store, self._display.say)
         return checkpoint.step if checkpoint else 0
 
-    def _save(self, trainer: Trainer, loaded: Loaded) -> tuple[Path, Loaded]:
+    def _save(self, trainer: Trainer, loaded: Loaded, step: int) -> tuple[Path, Loaded]:
         saved = self._run.folder / ("adapter" if loaded.adapter else "model")
         tuned = trainer.save(saved)
         if self._main:
             sync_tree(saved)
+        self._update(attrs.evolve(self._manifest, saved_at=step))
         return saved, tuned
 
-    def _export(self, loaded: Loaded, data: PreparedData, saved: Path) -> tuple[Artifact, ...]:
-        artifacts: list[Artifact] = []
-        exports = self._run.folder / "exports"
-        for artifact in export(self._plugins, self._run, loaded, data, saved=saved, exports=exports):
-            artifacts.append(artifact)
-            written = [artifact_as_json(done) for done in artifacts]
-            self._update(attrs.evolve(self._manifest, exports=written))
-        for place in publish(self._plugins, self._run, artifacts, saved):
-            self._display.say(f"published: {place}")
-        return tuple(artifacts)
+    def _begin_to_ship(self, shipment: Shipment, finished: Outcome) -> None:
+        """What the model has become is known before it is shipped: its card is made from that."""
+        others = [artifact for artifact in self._manifest.artifacts() if not shipment.holds(artifact)]
+        known = attrs.evolve(finished, state=RunState.RUNNING, artifacts=tuple(others))
+        self._update(self._manifest.with_outcome(known))
+
+    def _note(self, artifact: Artifact) -> None:
+        self._update(self._manifest.with_artifact(artifact))
 
     def _remember_data(self, prepared: Prepared) -> None:
         ledger = ledger_as_json(prepared.data.ledger)
@@ -200,15 +203,16 @@ class Session:
         self._display.say(f"{rows}; labels proved on {prepared.proved}")
 
     def _remember_model(self, loaded: Loaded) -> None:
-        fingerprint = fingerprint_folder(loaded.base) or loaded.revision
+        fingerprint = fingerprint_of(loaded)
         self._refuse_change("model", self._manifest.model.get("fingerprint"), fingerprint)
         model = {"base": loaded.base, "revision": loaded.revision, "fingerprint": fingerprint}
+        model["license"] = loaded.license  # for the cards
         self._update(attrs.evolve(self._manifest, model=model))
 
     def _refuse_change(self, what: str, before: str | None, now: str) -> None:
-        if before in (None, now):
+        changed = changed_since(what, before, now)
+        if not changed:
             return
-        changed = f"the {what} has changed since the run began (fingerprint {str(before)[:12]}, now {now[:12]})"
         if not self._manifest.last_resume.get("changes_allowed"):
             raise RunError(f"{changed}; start a new run, or pass --allow-changes to go on with it")
         self._display.say(f"warning: {changed}")
@@ -236,9 +240,3 @@ def _reason(error: BaseException) -> str:
     if lost_another(error) and not isinstance(error, RunError):  # torch tells of sockets
         return GONE
     return str(error) if isinstance(error, FtcoreError | Interrupted) else f"{type(error).__name__}: {error}"
-
-
-def _set_threads(run: Run) -> None:
-    # Before torch is imported: its thread pools are sized once.
-    if run.profile.hardware.threads:
-        os.environ["OMP_NUM_THREADS"] = str(run.profile.hardware.threads)

@@ -18,7 +18,7 @@ from cattrs.cols import (
     list_structure_factory,
     mapping_structure_factory,
 )
-from cattrs.gen import make_dict_structure_fn, override
+from cattrs.gen import make_dict_structure_fn_from_attrs
 
 SHOWN = 40
 """Most characters of a wrong value that an error quotes."""
@@ -145,10 +145,13 @@ def _checked(kind: type[Any], name: str, factory: Callable[..., Any]) -> Callabl
 
 def _class_factory(cls: type[Any], converter: cattrs.Converter) -> Callable[..., Any]:
     attrs.resolve_types(cls)
-    hooks: dict[str, Any] = {
-        field.name: override(struct_hook=_field_hook(field, converter)) for field in attrs.fields(cls)
-    }
-    return make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True, **hooks)
+    # Each field has a type of its own for cattrs: what it takes by name instead, `converter` say, may be an option.
+    own, fields = cattrs.Converter(detailed_validation=True), []
+    for field in attrs.fields(cls):
+        kind = type(field.name, (), {})
+        own.register_structure_hook(kind, _field_hook(field, converter))
+        fields.append(field.evolve(type=kind))
+    return make_dict_structure_fn_from_attrs(fields, cls, own, _cattrs_forbid_extra_keys=True)
 
 
 def _field_hook(field: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:

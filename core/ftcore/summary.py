@@ -11,7 +11,7 @@ from rich.console import Console
 from ftcore.display import is_terminal
 from ftcore.errors import printable
 from ftcore.isolation import Traced
-from ftcore.values import Outcome, Sample
+from ftcore.values import Artifact, Outcome, Sample, Verdict
 
 SHOWN_LINES = 8
 
@@ -37,13 +37,22 @@ def summary_lines(outcome: Outcome) -> Iterator[str]:
         yield from _sample_lines(sample)
     yield ""
     for artifact in outcome.artifacts:
-        figures = ", ".join(f"{name} {value:.3g}" for name, value in artifact.proof.figures.items())
-        yield f"{artifact.kind:<14} {artifact.path}"
-        yield f"{'':<14} {artifact.proof.verdict}{': ' if figures else ''}{figures}"
+        yield from artifact_lines(artifact)
     yield f"{'run':<14} {outcome.folder}"
     for name in ("adapter", "model"):
         if (outcome.folder / name).is_dir():
             yield f"{name:<14} {outcome.folder / name}"
+
+
+def artifact_lines(artifact: Artifact) -> Iterator[str]:
+    """Where it lies, what its proof found, and how it is run."""
+    figures = ", ".join(f"{name} {value:.3g}" for name, value in artifact.proof.figures.items())
+    yield f"{artifact.kind:<14} {artifact.path}"
+    yield f"{'':<14} {artifact.proof.verdict}{': ' if figures else ''}{figures}"
+    if artifact.proof.verdict is not Verdict.PROVED and artifact.proof.note:
+        yield f"{'':<14} {artifact.proof.note}"
+    if artifact.proof.verdict is not Verdict.FAILED:
+        yield from (f"{'':<14} {line}" for line in artifact.details.get("run", "").splitlines())
 
 
 def _sample_lines(sample: Sample) -> Iterator[str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ftcore.api import Loaded, ModelTable, Problem, Quantization, Run, RunError, hookimpl
+from ftcore_plugins.common.hub_login import find_token, hub_cache, is_offline
 from ftcore_plugins.common.requirements import missing
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-YES = {"1", "ON", "YES", "TRUE"}
 
 # Tokens that families keep for padding, or for nothing yet; the first that a tokenizer has becomes its padding.
 PAD_TOKENS = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|reserved_special_token_0|>")
@@ -65,7 +65,7 @@ class HuggingFace:
         import torch
 
         from ftcore_plugins.common.devices import dtype_of
-        from ftcore_plugins.common.hub import hub_errors, model_class
+        from ftcore_plugins.common.hub import hub_errors, license_of, model_class
         from ftcore_plugins.common.quiet import no_progress_bars
 
         table = run.profile.model
@@ -81,7 +81,9 @@ class HuggingFace:
         if report["missing_keys"]:
             name = min(report["missing_keys"])
             raise RunError(f"model.id: {table.id} has no weights for {name} and would train random ones; name another")
-        return Loaded(model=model, processor=processor, base=table.id, revision=_commit_of(model.config, table))
+        commit = _commit_of(model.config, table)
+        terms = license_of(table.id, commit)
+        return Loaded(model=model, processor=processor, base=table.id, revision=commit, license=terms)
 
 
 def choose_padding(tokenizer: Any) -> None:
@@ -170,29 +172,15 @@ def _folder_fault(folder: Path) -> str:
 def _hub_problems(model: ModelTable) -> Iterator[Problem]:
     if _is_cached(model):
         return
-    if any(os.environ.get(name, "").upper() in YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
-        place = f"{model.id} is not in {_cache()} and HF_HUB_OFFLINE is set; run: hf download {model.id}"
+    if is_offline():
+        place = f"{model.id} is not in {hub_cache()} and HF_HUB_OFFLINE is set; run: hf download {model.id}"
         yield Problem(key="model.id", message=place)
-    elif not _has_token():
+    elif not find_token():
         message = f"no HF_TOKEN: if {model.id} is gated, the hub will refuse it; set HF_TOKEN or run: hf auth login"
         yield Problem(key="model.id", message=message, severity="warning")
 
 
 def _is_cached(model: ModelTable) -> bool:
-    folder = _cache() / f"models--{model.id.replace('/', '--')}"
+    folder = hub_cache() / f"models--{model.id.replace('/', '--')}"
     wanted = model.revision or "main"
     return (folder / "refs" / wanted).is_file() or (folder / "snapshots" / wanted).is_dir()
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("HF_HUB_CACHE") or _home() / "hub").expanduser()
-
-
-def _home() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("HF_HOME") or f"{cache}/huggingface").expanduser()
-
-
-def _has_token() -> bool:
-    named = Path(os.environ.get("HF_TOKEN_PATH") or _home() / "token").expanduser()
-    return bool(os.environ.get("HF_TOKEN")) or named.is_file()

@@ -114,6 +114,7 @@ def test_a_finished_run_has_the_folder_of_the_design(desk, run, display):
         *(line for line in display.lines if line.startswith("step ")),
         "[6/7] judging after",
         "[7/7] exporting",
+        "light light.json: proved: difference 0.25",
     ]
     logged = [line.partition("ftcore: ")[2] for line in (folder / "run.log").read_text().splitlines()]
     assert logged == display.lines[1:]
@@ -132,12 +133,14 @@ def test_the_outcome_the_manifest_and_the_report_agree(run):
         {
             "kind": "light",
             "path": str(outcome.folder / "exports" / "light.json"),
+            "details": {},
             "proof": {"verdict": "proved", "figures": {"difference": 0.25}, "note": ""},
         }
     ]
     assert manifest.outcome(outcome.folder) == outcome
     assert manifest.ended
-    assert manifest.model == {"base": "light/model", "revision": "r1", "fingerprint": "r1"}
+    told = {"base": "light/model", "revision": "r1", "fingerprint": "r1", "license": "mit"}
+    assert manifest.model == told
 
 
 def test_metrics_have_one_line_a_step_and_the_evaluations(run):

@@ -40,6 +40,7 @@ KINDS = {
     "format_dataset": Kind.EXACTLY_ONE,
     "quantize": Kind.AT_MOST_ONE,
     "sketch_model": Kind.AT_MOST_ONE,
+    "export_size": Kind.ALL,
     "load_model": Kind.EXACTLY_ONE,
     "adapt": Kind.AT_MOST_ONE,
     "training_args": Kind.ALL,
@@ -47,7 +48,10 @@ KINDS = {
     "on_step": Kind.OBSERVERS,
     "on_evaluation": Kind.OBSERVERS,
     "score": Kind.AT_MOST_ONE,
+    "write_reference": Kind.AT_MOST_ONE,
     "export": Kind.ALL,
+    "verify": Kind.ALL,
+    "publish": Kind.ALL,
     "run_ended": Kind.OBSERVERS,
 }
 
@@ -61,6 +65,7 @@ ARGUMENTS = {
     "format_dataset": ["run", "rows", "processor"],
     "quantize": ["run"],
     "sketch_model": ["run"],
+    "export_size": ["run", "parameters"],
     "load_model": ["run", "processor", "quantization"],
     "adapt": ["run", "loaded"],
     "training_args": ["run"],
@@ -68,7 +73,10 @@ ARGUMENTS = {
     "on_step": ["run", "step"],
     "on_evaluation": ["run", "step", "metrics"],
     "score": ["run", "predictions"],
-    "export": ["run", "loaded", "data", "saved"],
+    "write_reference": ["run", "loaded", "data", "folder"],
+    "export": ["run", "loaded", "data", "saved", "exports"],
+    "verify": ["run", "artifact", "reference"],
+    "publish": ["run", "artifacts", "saved"],
     "run_ended": ["run", "outcome"],
 }
 
@@ -88,7 +96,7 @@ DATA = PreparedData(
 STEP = Step(number=1, total=2, epoch=0.5, metrics={})
 OUTCOME = Outcome(state=RunState.FINISHED, folder=Path("f"))
 ARTIFACT = Artifact(kind="k", path=Path("p"), proof=Proof(verdict=Verdict.PROVED))
-SAVED = Path("saved")
+SAVED, EXPORTS = Path("saved"), Path("exports")
 
 
 @pytest.fixture
@@ -293,15 +301,64 @@ def test_score(only):
     assert calls == [{"run": run, "predictions": []}]
 
 
+def test_export_size(only):
+    plugins, run, calls = only("export_size", 7)
+    assert plugins.export_size(run, 100) == {"fake": 7}
+    assert calls == [{"run": run, "parameters": 100}]
+
+
+def test_export_size_may_stay_unknown(only):
+    plugins, run, _ = only("export_size", None)
+    assert plugins.export_size(run, 100) == {}
+
+
+def test_export_size_is_a_number(only):
+    plugins, run, _ = only("export_size", "much")
+    with pytest.raises(PluginError, match="export_size: fake must return int, got str"):
+        plugins.export_size(run, 100)
+
+
+@pytest.mark.parametrize("data", [DATA, None])
+def test_write_reference(only, data):
+    plugins, run, calls = only("write_reference", "an answer that nobody wants")
+    assert plugins.write_reference(run, LOADED, data, SAVED) is None
+    assert calls == [{"run": run, "loaded": LOADED, "data": data, "folder": SAVED}]
+
+
 def test_export(only):
     plugins, run, calls = only("export", ARTIFACT)
-    assert list(plugins.export(run, LOADED, DATA, SAVED)) == [ARTIFACT]
-    assert calls == [{"run": run, "loaded": LOADED, "data": DATA, "saved": SAVED}]
+    assert list(plugins.export(run, LOADED, DATA, saved=SAVED, exports=EXPORTS)) == [ARTIFACT]
+    assert calls == [{"run": run, "loaded": LOADED, "data": DATA, "saved": SAVED, "exports": EXPORTS}]
 
 
-def test_export_without_an_answer_is_no_artifact(only):
-    plugins, run, _ = only("export", None)
-    assert list(plugins.export(run, LOADED, DATA, SAVED)) == []
+@pytest.mark.parametrize(("answer", "count"), [(None, 0), ([], 0), ([ARTIFACT, ARTIFACT], 2)])
+def test_export_answers_with_any_number_of_artifacts(only, answer, count):
+    plugins, run, _ = only("export", answer)
+    assert list(plugins.export(run, LOADED, DATA, saved=SAVED, exports=EXPORTS)) == [ARTIFACT] * count
+
+
+def test_verify(only):
+    proof = Proof(verdict=Verdict.FAILED, figures={"kl": 2})
+    plugins, run, calls = only("verify", proof)
+    assert plugins.verify(run, ARTIFACT, SAVED) == proof
+    assert calls == [{"run": run, "artifact": ARTIFACT, "reference": SAVED}]
+
+
+def test_verify_without_an_answer_is_no_proof(only):
+    plugins, run, _ = only("verify", None)
+    assert plugins.verify(run, ARTIFACT, SAVED) is None
+
+
+def test_a_proof_is_more_than_yes(only):
+    plugins, run, _ = only("verify", True)
+    with pytest.raises(PluginError, match="verify: fake must return Proof, got bool"):
+        plugins.verify(run, ARTIFACT, SAVED)
+
+
+def test_publish(only):
+    plugins, run, calls = only("publish", "hub://a")
+    assert list(plugins.publish(run, [ARTIFACT], SAVED)) == ["hub://a"]
+    assert calls == [{"run": run, "artifacts": [ARTIFACT], "saved": SAVED}]
 
 
 def test_run_ended(only):
@@ -326,7 +383,7 @@ def test_a_plugin_names_only_the_arguments_that_it_needs(desk):
     )
     loaded = desk.load(switch_on=["lazy"])
     plugins, _ = build_plugins([p for p in loaded.active if p.source.name == "lazy"], report=pytest.fail)
-    list(plugins.export(engine.planned(loaded), LOADED, DATA, SAVED))
+    list(plugins.export(engine.planned(loaded), LOADED, DATA, saved=SAVED, exports=EXPORTS))
     plugins.run_ended(engine.planned(loaded), OUTCOME)
     assert __import__("module_of_lazy").seen == [SAVED, "ended"]
 
@@ -348,7 +405,7 @@ def test_exports_are_written_one_after_another(desk):
     loaded = desk.load(switch_on=["one", "two"], switch_off=["light_export"])
     plugins, _ = build_plugins(loaded.active, report=pytest.fail)
     log = desk.folder / "log"
-    artifacts = plugins.export(engine.planned(loaded), LOADED, DATA, log)
+    artifacts = plugins.export(engine.planned(loaded), LOADED, DATA, saved=log, exports=EXPORTS)
     assert next(artifacts).kind == "one"
     assert log.read_text() == "one "
     assert next(artifacts).kind == "two"
@@ -366,4 +423,4 @@ def test_an_artifact_has_a_verdict(only):
     great = Artifact(kind="x", path=Path("x"), proof=Proof(verdict="great"))
     plugins, run, _ = only("export", great)
     with pytest.raises(PluginError, match=r"export: fake must return Verdict, got str"):
-        list(plugins.export(run, LOADED, DATA, Path("saved")))
+        list(plugins.export(run, LOADED, DATA, saved=SAVED, exports=EXPORTS))

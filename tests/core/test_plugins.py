@@ -344,7 +344,11 @@ CALLS = {
     "training_args": lambda plugins, run: plugins.training_args(run),
     "make_trainer": lambda plugins, run: plugins.make_trainer(run, None, None, {}),
     "score": lambda plugins, run: plugins.score(run, []),
-    "export": lambda plugins, run: list(plugins.export(run, None, None, None)),
+    "export_size": lambda plugins, run: plugins.export_size(run, 1),
+    "write_reference": lambda plugins, run: plugins.write_reference(run, None, None, None),
+    "export": lambda plugins, run: list(plugins.export(run, None, None, saved=None, exports=None)),
+    "verify": lambda plugins, run: plugins.verify(run, None, None),
+    "publish": lambda plugins, run: list(plugins.publish(run, [], None)),
 }
 
 OWNERS = {
@@ -424,7 +428,9 @@ def test_a_hook_that_must_answer_may_not_answer_none(build_odd, run, hook):
         ("load_model", "None", "load_model: odd must return Loaded, got NoneType"),
         ("quantize", "{'bits': 4}", "quantize: odd must return Quantization, got dict"),
         ("adapt", "(1, 2)", "adapt: odd must return Loaded, got tuple"),
-        ("export", "'path'", "export: odd must return Artifact, got str"),
+        ("export", "'path'", "export: odd must return Artifact or a sequence of them, got str"),
+        ("export", "['path']", "export: odd must return Artifact, got str"),
+        ("publish", "7", "publish: odd must return str, got int"),
     ],
 )
 def test_an_answer_of_the_wrong_type_is_named(build_odd, run, hook, answer, said):

@@ -211,3 +211,18 @@ def test_a_validator_that_stumbles_is_not_taken_for_a_missing_key():
 )
 def test_nearest(name, names, hint):
     assert nearest(name, names) == hint
+
+
+def test_an_option_may_be_called_as_the_arguments_of_cattrs():
+    @attrs.frozen(kw_only=True)
+    class Named:
+        cl: int = option(1, help="x", at_least=1)
+        converter: Path | None = option(None, help="x")
+        typevar_map: tuple[str, ...] = option((), help="x")
+
+    value, mistakes = structure(Named, {"cl": 2, "converter": "a", "typevar_map": ["b"]}, ("t",))
+    assert (value, mistakes) == (Named(cl=2, converter=Path("a"), typevar_map=("b",)), [])
+    assert structure(Named, {"cl": 0, "convertor": "a"}, ("t",))[1] == [
+        (("t", "convertor"), "unknown key; did you mean 'converter'?"),
+        (("t", "cl"), "must be >= 1, got 0 (a whole number)"),
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # bits depend on the thread count, and two are slower here
@@ -12,6 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers 
 
 import pytest
 
+from push_kit import PushHub, listening
+from push_shelf import Shelf, fill_shelf, use_hub
 from tiny_kit import Tiny, make_rows, make_run, prepare
 
 
@@ -25,3 +28,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     tokenizer = plugin.load_processor(run, rows)
     loaded = plugin.load_model(run, tokenizer, None)
     return Tiny(base=Path(loaded.base), rows=rows, tokenizer=tokenizer, data=prepare(tokenizer, rows))
+
+
+@pytest.fixture(scope="module")
+def push_server() -> Iterator[PushHub]:
+    with listening() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(push_server: PushHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PushHub:
+    use_hub(push_server, monkeypatch, tmp_path)
+    return push_server
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return fill_shelf(tmp_path)

@@ -16,8 +16,7 @@ from transformers import AutoModelForCausalLM
 from ftcore.api import Loaded, RunError, Verdict
 from ftcore_plugins.common.adapters.quantized import dequantized
 from ftcore_plugins.lora import Lora, Options
-from ftcore_plugins.merge import Merge
-from ftcore_plugins.merge import Options as MergeOptions
+from proof_kit import merge
 from qlora_kit import load, run_of, train
 from tiny_kit import Tiny
 
@@ -86,7 +85,7 @@ def test_a_pissa_adapter_is_saved_for_the_base_model(tiny: Tiny, tmp_path: Path,
     tuned = logits(tiny, loaded.model)
     assert torch.allclose(logits(tiny, again), tuned, atol=1e-3)
     assert not torch.allclose(start, tuned, atol=0.1)
-    proof = Merge(MergeOptions()).export(run, loaded, tiny.data, tmp_path / "saved").proof
+    proof = merge(run, loaded, tiny.data, tmp_path / "saved").proof
     assert proof.verdict is Verdict.PROVED
     assert proof.figures["kl_mean"] < 1e-9
 

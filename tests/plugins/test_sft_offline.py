@@ -20,8 +20,8 @@ socket.getaddrinfo = refuse
 socket.socket.connect = refuse
 
 from tiny_kit import *
-from ftcore.api import Decision
-from ftcore_plugins.merge import Merge, Options
+from ftcore.api import Decision, Verdict
+from proof_kit import merge
 
 run, rows = make_run(Path(sys.argv[2]), train={"max_steps": 2}), make_rows()
 plugin = TinyModel(TinyOptions())
@@ -33,7 +33,7 @@ trainer.evaluate()
 trainer.generate(data.validation, 4)
 trainer.train(FakeControl(run.folder / "checkpoints", lambda step: Decision(checkpoint=True)), None)
 trainer.save(run.folder / "adapter")
-Merge(Options()).export(run, loaded, data, run.folder / "adapter")
+assert merge(run, loaded, data, run.folder / "adapter").proof.verdict is Verdict.PROVED
 """
 
 

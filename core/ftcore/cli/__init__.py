@@ -18,6 +18,8 @@ COMMANDS = {
     "tune": "find the micro-batch that fits and is fastest by trying; write it as a hardware profile",
     "plugins": "list the installed plugins, or print the options of one",
     "schema": "print the JSON schema of profiles, for editors",
+    "export": "export a run or a checkpoint again, without training, and prove it",
+    "verify": "prove that an exported file or folder answers like the tuned model",
     "runs": "list runs with state, step and loss",
     "cache": "list or clear the prepared rows that runs share",
     "init": "write a commented profile for a task and this machine",

@@ -1,7 +1,8 @@
-"""How much memory a process has held."""
+"""How much memory a process has held, and how many threads this one may use."""
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -22,3 +23,9 @@ def process_peak(pid: int | None = None) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RUSAGE_UNIT / GIB if pid is None else 0.0
     sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(sizes[0]) * 1024 / GIB if sizes else 0.0
+
+
+def set_threads(count: int) -> None:
+    """Limit the threads of tensor operations; 0 leaves it to torch, which sizes its pools as it is imported."""
+    if count:
+        os.environ["OMP_NUM_THREADS"] = str(count)

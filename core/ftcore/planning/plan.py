@@ -26,12 +26,15 @@ TOLERANCE = 1.1
 
 @attrs.frozen(kw_only=True)
 class Sketch:
-    """What plugins say of a run before anything is loaded. `processes` counts those that run already, if several do."""
+    """What plugins say of a run before anything is loaded.
+
+    `exports` are the bytes that each exporter writes; `processes` counts those that run already, if several do.
+    """
 
     facts: ModelFacts
     quantization: Quantization | None
     arguments: Mapping[str, Any]
-    exports: int
+    exports: Mapping[str, int]
     processes: int | None = None
 
 
@@ -73,7 +76,7 @@ def sketch_run(plugins: Plugins, run: Run) -> Sketch:
         facts=facts,
         quantization=plugins.quantize(here),
         arguments=_arguments(plugins, here),
-        exports=len(plugins.implementers("export")),
+        exports=plugins.export_size(here, facts.base),
         processes=run.world.size if run.world.size > 1 else None,
     )
 
@@ -96,7 +99,7 @@ def make_plan(profile: Profile, known: Sketch, rows: RowShape | None = None, sai
         budget=budget,
         memory=memory(facts, setting),
         speed=speed(facts, setting, tflops=budget.tflops, steps=steps_of(profile, rows)),
-        storage=storage(facts, setting, save_limit=profile.train.save_limit, exports=known.exports),
+        storage=storage(facts, setting, save_limit=profile.train.save_limit, exports=sum(known.exports.values())),
         assumed=(*rows.assumed, *_assumed_processes(profile, known)),
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ftcore.disk import free_bytes
+from collections.abc import Mapping
+
+from ftcore.disk import require_free, size
 from ftcore.errors import RunError
 from ftcore.planning.advice import advise
 from ftcore.planning.measure import NotPlannedError
@@ -13,30 +15,46 @@ from ftcore.plugins import Plugins
 from ftcore.values import PreparedData, Run
 
 
-def require_room(plugins: Plugins, run: Run, data: PreparedData) -> None:
-    """Raise `RunError` when the run's rows and model are clearly over the device's memory.
+def require_room(plugins: Plugins, run: Run, data: PreparedData) -> Mapping[str, int]:
+    """Raise `RunError` when the run is clearly over the device's memory, or writes more than the disk has room for.
 
     A plan may err: only a run that is over by more than `TOLERANCE` is refused. A model that no plugin draws without
     its weights, or whose configuration says too little, is not planned, and not refused.
+
+    Returns the bytes that each exporter writes, as far as they are known.
     """
-    if not plugins.implementers("sketch_model") or not len(data.train):
-        return
-    try:
-        known = sketch_run(plugins, run)
-    except NotPlannedError:
-        return
+    known = _sketched(plugins, run)
+    if known is None or not len(data.train):
+        return {}
     plan = make_plan(run.profile, known, counted(run.profile, known.facts, data))
     if plan.budget.memory is not None and plan.memory.peak > TOLERANCE * plan.budget.memory:
         raise RunError(_refusal(run, known, plan))
     if not run.resumed:  # what it has written already is on the disk
         _require_disk(run, plan)
+    return known.exports
+
+
+def export_sizes(plugins: Plugins, run: Run) -> Mapping[str, int]:
+    """The bytes that each exporter writes, as far as they are known."""
+    known = _sketched(plugins, run)
+    return known.exports if known else {}
+
+
+def _sketched(plugins: Plugins, run: Run) -> Sketch | None:
+    if not plugins.implementers("sketch_model"):
+        return None
+    try:
+        return sketch_run(plugins, run)
+    except NotPlannedError:
+        return None
 
 
 def _require_disk(run: Run, plan: Plan) -> None:
-    needed, free = plan.storage.checkpoints + plan.storage.result, free_bytes(run.folder)
-    if needed > free:
-        text = f"checkpoints and result take {needed / GIB:.1f} GiB and {run.folder.parent} has {free / GIB:.1f} free"
-        raise RunError(f"{text}; free some, lower train.save_limit, or name another run.output_dir")
+    stored = plan.storage
+    parts = {"checkpoints": stored.checkpoints, "result": stored.result, "exports": stored.exports}
+    named = ", ".join(f"{name} {size(count)}" for name, count in parts.items())
+    fix = "free some, lower train.save_limit, leave out an exporter, or name another run.output_dir"
+    require_free(run.folder.parent, int(stored.total), f"the run ({named})", fix)
 
 
 def _refusal(run: Run, known: Sketch, plan: Plan) -> str:

@@ -6,7 +6,7 @@ import attrs
 
 from ftcore.planning.facts import ModelFacts
 from ftcore.planning.memory import state_bytes
-from ftcore.planning.setting import FLOAT32, HALF, Setting
+from ftcore.planning.setting import FLOAT32, Setting
 
 
 @attrs.frozen(kw_only=True)
@@ -25,12 +25,12 @@ class Storage:
 
 
 def storage(facts: ModelFacts, setting: Setting, *, save_limit: int, exports: int) -> Storage:
-    """What the run's folder comes to. Each of `exports` plugins is taken to write a whole model in 16 bits."""
+    """What the run's folder comes to; `exports` are the bytes that exporters say they write."""
     one = facts.trained * (FLOAT32 + state_bytes(setting.optimizer))
     adapter = facts.trained * FLOAT32
     return Storage(
         checkpoint=one,
         checkpoints=one * (save_limit + 1),  # the next one is written before the oldest goes
         result=adapter if facts.adapter else (facts.base - facts.trained_base) * setting.weight + adapter,
-        exports=float(exports) * facts.base * HALF,
+        exports=float(exports),
     )

@@ -118,7 +118,11 @@ class Trainer(Protocol):
         """Greedy answers to the prompts of the examples, without the end-of-turn token."""
 
     def load(self, folder: Path) -> None:
-        """Put in the tuned weights of a checkpoint, or of what `save` wrote, without the state of the optimizer."""
+        """Put in the tuned weights of a checkpoint, or of what `save` wrote, without the state of the optimizer.
+
+        The model of the `Loaded` that the trainer was made with is the tuned one then, bit for bit. Raise `RunError`
+        for weights that are not this model's, and leave it as it was.
+        """
 
     def save(self, folder: Path) -> Loaded:
         """Write the adapter, or the whole model if there is none, with its tokenizer, as safetensors.

@@ -121,4 +121,5 @@ def _export(folder: Path) -> Any:
     saved.mkdir(exist_ok=True)
     (saved / "weights.safetensors").write_bytes(b"weights")
     plugin = Card(make_config(Card.Config, {"contact": "desk@acme.example"}))
-    return plugin.export(make_run(folder), Loaded(model=None, processor=None, base="base", adapter="lora"), saved)
+    loaded = Loaded(model=None, processor=None, base="base", adapter="lora")
+    return plugin.export(make_run(folder), loaded, saved, folder / "exports")

@@ -7,10 +7,15 @@ from typing import Any
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 
 
-def stop_tokens(model: Any, end_of_turn: int) -> list[int]:
-    """Every token that ends an answer: the model's own, and the one that it is trained to end with."""
+def own_stops(model: Any) -> list[int]:
+    """Every token that ends an answer of the model as it is saved."""
     own = model.generation_config.eos_token_id
-    return list(dict.fromkeys([*([own] if isinstance(own, int) else own or []), end_of_turn]))
+    return [own] if isinstance(own, int) else list(own or [])
+
+
+def stop_tokens(model: Any, end_of_turn: int) -> list[int]:
+    """The same, and the one that it is trained to end with."""
+    return list(dict.fromkeys([*own_stops(model), end_of_turn]))
 
 
 def stop_at(model: Any, end_of_turn: int) -> None:

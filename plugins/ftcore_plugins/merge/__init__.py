@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import attrs
 
-from ftcore.api import Artifact, Loaded, PreparedData, Problem, Run, hookimpl, option
+from ftcore.api import Artifact, Loaded, PreparedData, Problem, Proof, Run, hookimpl, option
 from ftcore_plugins.common.requirements import missing
-from ftcore_plugins.common.staging import staged
+
+SIZE = re.compile(r"0*[1-9][0-9]*(KB|MB|GB)")
+BYTES = {"float32": 4, "auto": 2}
+"""Bytes a weight; nearly all models are saved in 16 bits, so that auto means that."""
 
 
 @attrs.frozen(kw_only=True)
@@ -24,7 +28,7 @@ class Options:
 
 
 class Merge:
-    """Merges the adapter into the base model, and proves that the result answers like the tuned model."""
+    """Merges the adapter into the base model and writes what a stranger needs to load it."""
 
     Config = Options
 
@@ -36,19 +40,32 @@ class Merge:
         """PEFT must be there, and the size must be one."""
         problems = missing("merge", "train", "torch", "transformers", "peft")
         size = self.config.max_shard_size
-        if not size[:-2].isdigit() or size[-2:] not in ("KB", "MB", "GB"):
-            message = f"{size!r} is no size; write a whole number and KB, MB or GB"
+        if not SIZE.fullmatch(size):
+            message = f"{size!r} is no size; write a whole number over 0 and KB, MB or GB"
             problems.append(Problem(key="plugin.merge.max_shard_size", message=message))
         return problems
 
     @hookimpl
-    def export(self, run: Run, loaded: Loaded, data: PreparedData, saved: Path) -> Artifact:
-        """Write `exports/merged`, load it as a stranger would, and compare it with the model in memory."""
-        from ftcore_plugins.merge.proof import prove
-        from ftcore_plugins.merge.writer import write
+    def export_size(self, parameters: int) -> int:
+        """A whole model."""
+        return parameters * BYTES.get(self.config.dtype, BYTES["auto"])
 
-        target = run.folder / "exports" / "merged"
-        with staged(target) as folder:
-            dtype = write(folder, config=self.config, run=run, loaded=loaded, data=data, saved=saved)
-            proof = prove(folder, dtype, run, loaded, data)
-        return Artifact(kind="merged", path=target, proof=proof)
+    @hookimpl
+    def export(self, run: Run, loaded: Loaded, data: PreparedData, saved: Path, exports: Path) -> Artifact:
+        """Write `exports/merged`. Raises `RunError` where the adapter, the base or the disk does not allow it."""
+        from ftcore_plugins.common.hub import model_class
+        from ftcore_plugins.common.merging import Settings, write_merged
+
+        settings = Settings(dtype=self.config.dtype, max_shard_size=self.config.max_shard_size)
+        merged = write_merged(exports / "merged", run, loaded, data, saved, settings=settings)
+        kind = model_class(loaded.model.config).__name__
+        place = repr(str(merged.folder))
+        command = f'from transformers import {kind}; model = {kind}.from_pretrained({place}, dtype="auto")'
+        return Artifact(kind="merged", path=merged.folder, details={**merged.details, "run": command})
+
+    @hookimpl
+    def verify(self, run: Run, artifact: Artifact, reference: Path) -> Proof | None:
+        """Load the folder in plain transformers, in a process of its own, and compare it with the reference."""
+        from ftcore_plugins.merge.proving import is_merged, prove
+
+        return prove(run, artifact, reference) if is_merged(artifact) else None

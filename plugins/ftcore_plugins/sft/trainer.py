@@ -17,6 +17,7 @@ from ftcore_plugins.sft import Options
 from ftcore_plugins.sft.answers import answer
 from ftcore_plugins.sft.arguments import sft_config
 from ftcore_plugins.sft.kernels import compile_layers
+from ftcore_plugins.sft.loading import read
 from ftcore_plugins.sft.out_of_memory import memory_told
 from ftcore_plugins.sft.packing import Packed
 from ftcore_plugins.sft.packing_proof import prove_packing
@@ -125,6 +126,10 @@ class SftTrainer:
                 texts |= {number: answers} if own else {}
         everyones = {number: part for own in inner.ranks.gathered(texts) for number, part in own.items()}
         return [text for number in range(len(parts)) for text in everyones[number]]
+
+    def load(self, folder: Path) -> None:
+        """See `ftcore.api.Trainer`. Raises `RunError` when the weights are not this model's, or no numbers."""
+        read(folder, self._run, self.inner, self._loaded)
 
     def save(self, folder: Path) -> Loaded:
         """See `ftcore.api.Trainer`."""

@@ -71,6 +71,7 @@ class Gemma3:
         """A model that sees, its weights drawn from torch's global stream."""
         import torch
         from transformers import Gemma3ForConditionalGeneration, GenerationConfig
+        from transformers.conversion_mapping import get_model_conversion_mapping
 
         tokenizer = processor.tokenizer
         tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -81,6 +82,8 @@ class Gemma3:
         model = Gemma3ForConditionalGeneration(config)
         torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=PROJECTION_RANGE)
         model.generation_config = GenerationConfig(**{**tokens, "eos_token_id": ends})
+        # Names on disk as the hub has them; of a model that it has not loaded, transformers shortens some.
+        model._weight_conversions = get_model_conversion_mapping(model, add_legacy=False)
         return model
 
     def read_model(self, base: Path, options: dict[str, Any]) -> Any:

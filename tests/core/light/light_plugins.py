@@ -158,7 +158,7 @@ class LightModel:
     def load_model(self, processor: Any) -> Loaded:
         fault("load_model")
         revision = os.environ.get("LIGHT_REVISION", "r1")
-        return Loaded(model={"weight": 1.0}, processor=processor, base="light/model", revision=revision)
+        return Loaded(model={"weight": 1.0}, processor=processor, base="light/model", revision=revision, license="mit")
 
     @hookimpl
     def adapt(self, loaded: Loaded) -> Loaded:
@@ -244,6 +244,11 @@ class Arithmetic:
     def generate(self, examples: Sequence[Example], max_new_tokens: int) -> Sequence[str]:
         return [f"{self._model['weight']:.3f} to {each.origin}"[:max_new_tokens] for each in examples]
 
+    def load(self, folder: Path) -> None:
+        fault("load")
+        state = next(path for name in ("state.json", "weight.json") if (path := folder / name).is_file())
+        self._model["weight"] = json.loads(state.read_text("utf-8"))["weight"]
+
     def save(self, folder: Path) -> Loaded:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "weight.json").write_text(json.dumps(self._model), "utf-8")
@@ -264,13 +269,82 @@ class LightExport:
         self.config = config
 
     @hookimpl
-    def export(self, run: Run, saved: Path) -> Artifact:
+    def export(self, saved: Path, exports: Path) -> Artifact:
         fault("export")
-        path = run.folder / "exports" / "light.json"
-        path.parent.mkdir(exist_ok=True)
+        path = exports / "light.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((saved / "weight.json").read_bytes())
         verdict = Verdict(self.config.verdict)
         return Artifact(kind="light", path=path, proof=Proof(verdict=verdict, figures={"difference": 0.25}))
+
+
+class LightReference:
+    """Writes down the weight that answers."""
+
+    @hookimpl
+    def write_reference(self, loaded: Loaded, data: PreparedData | None, folder: Path) -> None:
+        fault("write_reference")
+        known = {"weight": loaded.model["weight"], "rows": data is not None}
+        (folder / "light.json").write_text(json.dumps(known), "utf-8")
+
+
+@attrs.frozen(kw_only=True)
+class PackConfig:
+    quantization: tuple[str, ...] = option(("whole",), help="how many digits are kept: whole or short")
+    spoil: bool = option(False, help="write another number")
+    bytes: int | None = option(None, help="bytes that it says it writes")
+
+
+class LightPack:
+    """Writes the weight as files in a folder of its own, and reads them back."""
+
+    Config = PackConfig
+
+    def __init__(self, config: PackConfig) -> None:
+        self.config = config
+
+    @hookimpl
+    def check(self, run: Run) -> Sequence[Problem]:
+        unknown = set(self.config.quantization) - {"whole", "short"}
+        return [Problem(key="plugin.light_pack.quantization", message=f"unknown: {name}") for name in sorted(unknown)]
+
+    @hookimpl
+    def export_size(self) -> int | None:
+        return self.config.bytes
+
+    @hookimpl
+    def export(self, loaded: Loaded, exports: Path) -> Sequence[Artifact]:
+        fault("pack")
+        work = exports / ".work"
+        work.mkdir()
+        (work / "shared").touch()
+        return [self._write(loaded.model["weight"], name, exports / "pack") for name in self.config.quantization]
+
+    def _write(self, weight: float, name: str, folder: Path) -> Artifact:
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{name}.pack"
+        weight = weight + 1 if self.config.spoil else weight
+        path.write_text(f"{weight!r}" if name == "whole" else f"{weight:.3f}", "utf-8")
+        return Artifact(kind="pack", path=path, details={"quantization": name, "run": f"unpack {name}"})
+
+    @hookimpl
+    def verify(self, artifact: Artifact, reference: Path) -> Proof | None:
+        fault("verify")
+        if artifact.kind != "pack" and artifact.path.suffix != ".pack":
+            return None
+        wanted = json.loads((reference / "light.json").read_text("utf-8"))["weight"]
+        far = abs(float(artifact.path.read_text("utf-8")) - wanted)
+        return Proof(verdict=Verdict.PROVED if far < 0.001 else Verdict.FAILED, figures={"far": far})
+
+
+class LightHub:
+    """Sends artifacts to nowhere."""
+
+    @hookimpl
+    def publish(self, run: Run, artifacts: Sequence[Artifact], saved: Path) -> str:
+        fault("publish")
+        names = sorted(artifact.path.name for artifact in artifacts)
+        return f"light://{saved.relative_to(run.folder)}/{'+'.join(names)}"
 
 
 @attrs.frozen(kw_only=True)

@@ -27,7 +27,7 @@ LARGE = {
     "num_attention_heads": 16,
     "vocab_size": 32000,
 }
-KNOWN = Sketch(facts=facts(rank=8, **LARGE), quantization=None, arguments={}, exports=0)
+KNOWN = Sketch(facts=facts(rank=8, **LARGE), quantization=None, arguments={}, exports={})
 
 
 def profile(memory: float, **train: Any) -> Profile:
@@ -68,7 +68,7 @@ def test_checkpointing_is_told_to_be_slower() -> None:
 def test_changes_of_others_are_planned_too() -> None:
     made = profile(10)
     plan = make_plan(made, KNOWN, rows(1024))
-    smaller = Sketch(facts=facts(rank=4), quantization=None, arguments={}, exports=0)
+    smaller = Sketch(facts=facts(rank=4), quantization=None, arguments={}, exports={})
     change = Change(
         settings="another model", cost="", rank=9, sketched=True, apply=lambda profile, _: (profile, smaller)
     )
@@ -101,10 +101,10 @@ class Nothing:
         return []
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, memory: float, plugins: Any) -> None:
+def refuse(monkeypatch: pytest.MonkeyPatch, memory: float, plugins: Any, known: Sketch = KNOWN) -> None:
     from ftcore.values import Run
 
-    monkeypatch.setattr(room, "sketch_run", lambda plugins, run: KNOWN)
+    monkeypatch.setattr(room, "sketch_run", lambda plugins, run: known)
     run = Run(name="r", folder=Path("runs/r"), profile=profile(memory))
     room.require_room(plugins, run, prepared([1024] * 16, 512))
 
@@ -124,9 +124,16 @@ def test_run_that_fits_and_model_that_nobody_draws_are_let_through(monkeypatch: 
 
 
 def test_run_without_room_on_the_disk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "free_bytes", lambda path: 2**20)
-    with pytest.raises(RunError, match=r"checkpoints and result take .* lower train.save_limit"):
+    monkeypatch.setattr("ftcore.disk.free_bytes", lambda path: 2**20)
+    with pytest.raises(RunError, match=r"the run \(checkpoints .*\) writes about .* has 1.0 MiB"):
         refuse(monkeypatch, 80, OnlySketch())
+
+
+def test_room_for_exports_is_needed_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftcore.disk.free_bytes", lambda path: 100 * GIB)
+    refuse(monkeypatch, 80, OnlySketch())
+    with pytest.raises(RunError, match=r"exports 200.0 GiB\) .*; free some, lower train.save_limit, leave out an exp"):
+        refuse(monkeypatch, 80, OnlySketch(), known=attrs.evolve(KNOWN, exports={"gguf": int(200 * GIB)}))
 
 
 def test_what_fits_by_less_than_the_error_of_a_plan_is_told() -> None:

@@ -41,9 +41,9 @@ class Card:
         return [Problem(key="plugin.acme_card.contact", message="empty; name whom to ask")] if blank else []
 
     @hookimpl
-    def export(self, run: Run, loaded: Loaded, saved: Path) -> Artifact:
+    def export(self, run: Run, loaded: Loaded, saved: Path, exports: Path) -> Artifact:
         """Write the bundle whole or not at all, and compare what it holds with what was saved."""
-        folder = run.folder / "exports" / "acme_card"
+        folder = exports / "acme_card"
         folder.mkdir(parents=True, exist_ok=True)
         bundle = folder / f"{run.name}.zip"
         staging = bundle.with_suffix(".partial")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,17 +71,19 @@ def kind_of(model: Any) -> str:
     return str(getattr(found[1].weight, "quant_type", "int8"))
 
 
-def weights_trained_on(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def weights_trained_on(model: Any) -> dict[str, Callable[[], torch.Tensor]]:
     """The quantized weights that an adapter was trained on, by layer, as a saved adapter expects them: whole.
 
-    What a start from singular values took out of them is put back, since the saved adapter takes it out again.
+    Each is made, in float32 on the CPU, when it is called for. What a start from singular values took out of it is
+    put back, since the saved adapter takes it out again.
     """
     starts, scales = getattr(model, "starts", None) or {}, _scales(model)
-    for name, layer in quantized_layers(model):
+
+    def whole(name: str, layer: Any) -> torch.Tensor:
         weight = dequantized(layer).float().cpu()
-        if name in starts:
-            weight = weight + scales[name] * (starts[name].b @ starts[name].a)
-        yield name, weight
+        return weight + scales[name] * (starts[name].b @ starts[name].a) if name in starts else weight
+
+    return {name: partial(whole, name, layer) for name, layer in quantized_layers(model)}
 
 
 def _scales(model: Any) -> dict[str, float]:

@@ -83,6 +83,25 @@ def start_loftq(model: Any, whole: WholeWeights, plugin: str) -> None:
             _largest(whole.of(name).to(kept) - kept, layer, 0)
 
 
+def without_starts(stored: Mapping[str, torch.Tensor], model: Any, folder: Path) -> dict[str, torch.Tensor]:
+    """What `SavedAsLora` saved in `folder`, as the adapter that the model in memory holds; any other one as it is.
+
+    Raises `RunError` when it began elsewhere than this model, which lacks other parts of its weights then.
+    """
+    weights = dict(stored)
+    for name, start in getattr(model, "starts", {}).items():
+        a, b = (f"{PREFIX}{name}.lora_{letter}.weight" for letter in "AB")
+        rank = start.a.shape[0]
+        if a not in weights or b not in weights:
+            continue  # which the caller finds, among all names
+        began = weights[a][rank:], weights[b][:, rank:]
+        if not (torch.equal(began[0], start.a.to(began[0])) and torch.equal(began[1], -start.b.to(began[1]))):
+            fault = f"{name} did not begin at the singular values that it has on this machine"
+            raise RunError(f"{folder} cannot be put into this model: {fault}; name a checkpoint with --checkpoint")
+        weights[a], weights[b] = weights[a][:rank].contiguous(), weights[b][:, :rank].contiguous()
+    return weights
+
+
 class WholeWeights:
     """The weights of the base model before they were quantized, read again when they are first asked for."""
 

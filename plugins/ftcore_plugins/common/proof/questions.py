@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import attrs
 import numpy as np
@@ -37,3 +37,11 @@ class Runtime(Protocol):
 
     def image_distribution(self, probe: ImageProbe, image: Path) -> Distribution:
         """What follows a prompt with an image."""
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A runtime that has figures of its own beside its answers, such as what its rounding does to them."""
+
+    def measured(self) -> Mapping[str, float]:
+        """Figures by name, for the proof; asked last."""

@@ -1,0 +1,62 @@
+"""Export a run, or a checkpoint of one, again, without training. Exit code 1 when a proof fails."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ftcore.cli.common import print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `ftcore export`."""
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument(
+        "--to",
+        action="append",
+        default=[],
+        metavar="PLUGIN",
+        help="only this exporter or publisher, such as gguf or hub; may be repeated (default: those of the profile)",
+    )
+    parser.add_argument(
+        "--quantization",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="such as q4_k_m, for the exporters that quantize; may be repeated",
+    )
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="export this step's checkpoint, finished or not")
+    parser.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="override a key; may be repeated"
+    )
+    parser.add_argument(
+        "--allow-changes", action="store_true", help="export although profile, data or base model changed"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument("--json", action="store_true", help="print the artifacts and their proofs as JSON")
+
+
+def main(parsed: argparse.Namespace) -> int:
+    """Export."""
+    from ftcore.display import choose_display
+    from ftcore.manifest import artifact_as_json
+    from ftcore.shipping.again import export_again
+    from ftcore.summary import artifact_lines
+
+    exported = export_again(
+        parsed.run,
+        to=parsed.to,
+        quantization=parsed.quantization,
+        checkpoint=parsed.checkpoint,
+        sets=parsed.sets,
+        allow_changes=parsed.allow_changes,
+        display=choose_display(quiet=parsed.quiet),
+    )
+    if parsed.json:
+        artifacts = [artifact_as_json(artifact) for artifact in exported.artifacts]
+        print_json({"run": str(parsed.run.absolute()), "exports": artifacts, "published": exported.published})
+    elif not parsed.quiet:
+        for artifact in exported.artifacts:
+            for line in artifact_lines(artifact):
+                print(line)
+    return 0

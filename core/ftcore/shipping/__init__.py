@@ -1,0 +1,1 @@
+"""What is shipped: artifacts, their proofs and cards, exporting again, and where all of it goes."""

@@ -1,0 +1,129 @@
+"""Export an earlier run, or a checkpoint of one, again, without training."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from ftcore.checkpoints import name_of
+from ftcore.display import Display
+from ftcore.files import sync_tree
+from ftcore.judge import judge
+from ftcore.manifest import Manifest, read_manifest
+from ftcore.planning.room import export_sizes
+from ftcore.reopening import STAGES, Opened, Reopened, opened, reopen, saved_in
+from ftcore.report import write_report
+from ftcore.shipping.choice import Choice, choose
+from ftcore.shipping.delivery import hand_over, ship
+from ftcore.shipping.exporting import EXPORTS, Shipment
+from ftcore.values import Artifact
+
+
+@attrs.frozen(kw_only=True)
+class Exported:
+    """What one pass wrote, and where it was sent."""
+
+    artifacts: tuple[Artifact, ...]
+    published: tuple[str, ...]
+
+
+def export_again(
+    folder: Path,
+    *,
+    to: Sequence[str] = (),
+    quantization: Sequence[str] = (),
+    checkpoint: int | None = None,
+    sets: Sequence[str] = (),
+    allow_changes: bool = False,
+    display: Display | None = None,
+) -> Exported:
+    """Export and prove what the run in `folder` has become, or was at a checkpoint, and publish it.
+
+    `to` names the plugins, else those of the run's profile do it. Raises `ProfileError` for a plugin that ships
+    nothing, and `RunError` when there is nothing to export, when another process holds the run, or when a proof fails.
+    """
+    choice = choose(read_manifest(folder), to=to, quantization=quantization)
+    with opened(
+        folder,
+        sets=[*choice.sets, *sets],
+        switch_on=choice.switch_on,
+        switch_off=choice.switch_off,
+        allow_changes=allow_changes,
+        display=display,
+    ) as run:
+        return Pass(attrs.evolve(run, stages=(*STAGES, "exporting")), choice, checkpoint).work()
+
+
+class Pass:
+    """One pass of exports over an opened run."""
+
+    def __init__(self, run: Opened, choice: Choice, checkpoint: int | None) -> None:
+        self._opened = run
+        self._choice = choice
+        self._weights = run.weights(checkpoint)
+        self._manifest: Manifest = run.manifest
+        exports = run.run.folder / EXPORTS
+        self._exports = exports if checkpoint is None else exports / name_of(checkpoint)
+        self._place = run.run.folder if checkpoint is None else self._exports
+        self._step = checkpoint
+
+    def work(self) -> Exported:
+        """Export if anything is to be exported, then publish."""
+        saved = saved_in(self._place)
+        shipment = self._shipment(saved or self._place)
+        if shipment.asked("export") or saved is None:
+            shipment, written = self._written(shipment)
+        else:
+            written = []
+        known = [artifact for artifact in self._manifest.artifacts() if shipment.holds(artifact)]
+        there = [artifact for artifact in known if artifact.path.exists()]
+        places = hand_over(shipment, written, there, self._opened.display.say)
+        return Exported(artifacts=tuple(written), published=tuple(places))
+
+    def _written(self, shipment: Shipment) -> tuple[Shipment, list[Artifact]]:
+        opened = self._opened
+        shipment = attrs.evolve(shipment, sizes=export_sizes(opened.plugins, opened.run))
+        model = reopen(opened)
+        model.put(self._weights)
+        loaded = model.loaded
+        if self._step is not None:
+            shipment = attrs.evolve(shipment, saved=self._place / ("adapter" if loaded.adapter else "model"))
+            loaded = model.trainer.save(shipment.saved)
+            sync_tree(shipment.saved)
+            _as_it_was(model, self._step).write(self._place)
+        elif loaded.adapter:  # a trainer may hold the model in parts; what it saves is read back whole
+            with tempfile.TemporaryDirectory() as scratch:
+                loaded = model.trainer.save(Path(scratch, "adapter"))
+        opened.stage("exporting")
+        written = ship(shipment, loaded, model.prepared.data, note=self._note, say=opened.display.say)
+        return shipment, written
+
+    def _shipment(self, saved: Path) -> Shipment:
+        opened = self._opened
+        names = self._choice.names
+        return Shipment(plugins=opened.plugins, run=opened.run, saved=saved, exports=self._exports, names=names)
+
+    def _note(self, artifact: Artifact) -> None:
+        """In the manifest and the report at once: a kill loses one artifact at most."""
+        self._manifest = self._manifest.with_artifact(artifact)
+        self._manifest.write(self._opened.run.folder)
+        write_report(self._opened.run.folder, self._manifest)
+
+
+def _as_it_was(model: Reopened, step: int) -> Manifest:
+    """The run's manifest at a checkpoint, whose own figures its cards are made from."""
+    opened, known = model.opened, model.opened.manifest
+    after = judge(opened.plugins, opened.run, model.trainer, model.prepared.data, model.prepared.processor)
+    return attrs.evolve(
+        known,
+        step=step,
+        total_steps=step,
+        saved_at=step,
+        loss={**known.loss, "after": after.loss},
+        scores={**known.scores, "after": dict(after.scores)},
+        samples=[],
+        exports=[],
+    )

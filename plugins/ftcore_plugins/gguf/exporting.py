@@ -1,0 +1,195 @@
+"""Writes the files of one export: from the merged folder to one GGUF of whole weights, and from that to all others."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+
+from ftcore.api import Artifact, Loaded, PreparedData, Proof, Run, RunError, Verdict
+from ftcore_plugins.common.merging import Merged, merged_folder
+from ftcore_plugins.gguf import KIND, Options
+from ftcore_plugins.gguf.convert import Dtype, convert, convert_vision, supports
+from ftcore_plugins.gguf.external import convert_with_llama_cpp
+from ftcore_plugins.gguf.mixture import MOST
+from ftcore_plugins.gguf.modelfile import modelfile_of, write_modelfile
+from ftcore_plugins.gguf.quantize import Importance, quantize
+from ftcore_plugins.gguf.weights import BeyondFloat16Error
+
+VISION, ADAPTER, BASE, WORK = "mmproj", "lora", "base", ".work/gguf"
+
+
+@attrs.frozen(kw_only=True)
+class Places:
+    """Where files go: what is shipped, and what is only needed on the way. `name` is the run's, as in a file's name."""
+
+    folder: Path
+    work: Path
+    name: str
+
+    def shipped(self, quantization: str) -> Path:
+        """The text model."""
+        return self.folder / f"{self.name}-{quantization}.gguf"
+
+    def made_from(self, dtype: str) -> Path:
+        """The whole weights that what is shipped is quantized from, where they are not shipped themselves."""
+        return self.work / f"{self.name}-{dtype}.gguf"
+
+    @property
+    def vision(self) -> Path:
+        """What sees images for it."""
+        return self.folder / f"{VISION}-{self.name}-f16.gguf"
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter alone."""
+        return self.folder / f"{self.name}-{ADAPTER}-f16.gguf"
+
+
+def export(
+    config: Options, *, run: Run, loaded: Loaded, data: PreparedData, saved: Path, exports: Path
+) -> list[Artifact]:
+    """Every artifact, text models first, in the order of the options."""
+    if config.lora and not loaded.adapter:
+        raise RunError("plugin.gguf.lora: there is no adapter, since all weights were trained; switch it off")
+    places = Places(folder=exports / "gguf", work=exports / WORK, name=file_name(run.name))
+    places.folder.mkdir(parents=True, exist_ok=True)
+    # What may be refused for a reason of its own comes before what takes long.
+    alone = [_adapter(places, loaded, run, saved)] if config.lora else []
+    merged = merged_folder(run, loaded, data, saved, exports)
+    writer = Writer(config=config, merged=merged, places=places)
+    seeing = writer.vision()
+    source = writer.source()
+    importance = _importance(config, source, loaded, data)
+    paths = {name: writer.text(name, source, importance) for name in config.quantizations}
+    if config.modelfile:
+        for path in paths.values():
+            write_modelfile(path, seeing, config=config, processor=loaded.processor, data=data)
+    texts = [_text(path, name, merged, seeing, config) for name, path in paths.items()]
+    images = [Artifact(kind=KIND, path=seeing, details={"quantization": "f16", "part": "images"})] if seeing else []
+    return [*texts, *images, *alone]
+
+
+def file_name(name: str) -> str:
+    """A name that no shell, and no Modelfile, has trouble with."""
+    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or "model"
+
+
+@attrs.frozen(kw_only=True)
+class Writer:
+    """Writes the parts of one merged model."""
+
+    config: Options
+    merged: Merged
+    places: Places
+
+    def source(self) -> Path:
+        """The GGUF of whole weights that all others are quantized from: f16, or a wider type where that is too narrow.
+
+        It is one that is shipped itself if there is such a one, and if not, it lies where the work is.
+        """
+        whole = [name for name in self.config.quantizations if name not in MOST]
+        if "f16" in whole or len(whole) == len(self.config.quantizations):
+            name = "f16" if "f16" in whole else whole[0]
+            return self._model(self.places.shipped(name), name)
+        try:
+            return self._model(self.places.made_from("f16"), "f16")
+        except BeyondFloat16Error:
+            wider = "bf16" if self.merged.dtype == "bfloat16" else "f32"
+            return self._model(self.places.made_from(wider), wider)
+
+    def text(self, name: str, source: Path, importance: Importance | None) -> Path:
+        """The text model in one type."""
+        target = self.places.shipped(name)
+        if name in MOST:
+            quantize(source, target, name, importance)
+        elif target != source:
+            self._model(target, name)
+        return target
+
+    def vision(self) -> Path | None:
+        """What sees images, or None for a model that does not."""
+        target, folder = self.places.vision, self.merged.folder
+        if self._is_known:
+            return target if convert_vision(folder, target, "f16") else None
+        if "vision_config" not in self._settings:
+            return None
+        convert_with_llama_cpp(folder, target, "f16", self._converter, vision=True)
+        return target
+
+    def _model(self, target: Path, dtype: str) -> Path:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self._is_known:
+            convert(self.merged.folder, target, cast("Dtype", dtype))
+        else:
+            convert_with_llama_cpp(self.merged.folder, target, dtype, self._converter)
+        return target
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return dict(json.loads((self.merged.folder / "config.json").read_text("utf-8")))
+
+    @property
+    def _is_known(self) -> bool:
+        return supports(self._settings)
+
+    @property
+    def _converter(self) -> str:
+        return str(self.config.converter or "")
+
+
+def _importance(config: Options, source: Path, loaded: Loaded, data: PreparedData) -> Importance | None:
+    if not config.imatrix or not MOST.keys() & set(config.quantizations):
+        return None
+    from ftcore_plugins.gguf.imatrix import importance
+
+    return importance(source, loaded.model, data, rows=config.imatrix)
+
+
+def _text(path: Path, name: str, merged: Merged, seeing: Path | None, config: Options) -> Artifact:
+    told = {key: value for key, value in merged.details.items() if key != "dtype"}
+    lines = run_lines(path, seeing, modelfile=config.modelfile)
+    return Artifact(kind=KIND, path=path, details={**told, "quantization": name, "run": "\n".join(lines)})
+
+
+def run_lines(path: Path, vision: Path | None, *, modelfile: bool) -> Iterator[str]:
+    """How the file is run, from its folder, by the programs that most people have."""
+    file = shlex.quote(path.name)
+    if vision:
+        yield f"llama-mtmd-cli -m {file} --mmproj {shlex.quote(vision.name)} --image IMAGE -p PROMPT  # llama.cpp"
+    else:
+        yield f"llama-cli -m {file}  # llama.cpp"
+    if modelfile:
+        name = path.stem.lower()
+        yield f"ollama create {name} -f {modelfile_of(path).name} && ollama run {name}  # Ollama"
+    yield f"lms import {file}  # LM Studio"
+
+
+def _adapter(places: Places, loaded: Loaded, run: Run, saved: Path) -> Artifact:
+    from ftcore_plugins.common.adapters.quantized import kind_of
+    from ftcore_plugins.gguf.base import base_folder
+    from ftcore_plugins.gguf.lora import convert_lora
+
+    base = base_folder(loaded, trusted=run.profile.model.trust_remote_code)
+    convert_lora(saved, base, places.adapter, "f16")
+    line = f"llama-cli -m BASE.gguf --lora {shlex.quote(places.adapter.name)}  # llama.cpp"
+    details = {"quantization": "f16", "part": "adapter", "trained on": kind_of(loaded.model), "run": line}
+    why = _write_base(base, places) if run.profile.export.verify else ""
+    proof = Proof(verdict=Verdict.NOT_PROVED, note=why)
+    return Artifact(kind=KIND, path=places.adapter, details=details, proof=proof)
+
+
+def _write_base(base: Path, places: Places) -> str:
+    """The base model as a GGUF, to prove the adapter with; else why it cannot be."""
+    target = places.work / BASE / f"{places.name}.gguf"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        convert(base, target, "f16")
+    except RunError as error:
+        return f"its base model cannot be written: {error}"
+    return ""
