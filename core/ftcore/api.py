@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ftcore.card import write_card
 from ftcore.data.cache import cached, hold
 from ftcore.errors import FtcoreError, OutOfMemoryError, PluginError, Problem, ProfileError, RowError, RunError
 from ftcore.hardware.usage import process_peak
 from ftcore.hookspecs import hookimpl
+from ftcore.shipping.card import write_card
 from ftcore.tables import DataTable, ExportTable, HardwareTable, ModelTable, RunTable, TrainTable, option
 from ftcore.values import (
     MASKED,

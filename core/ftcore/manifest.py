@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -32,6 +33,7 @@ class Manifest:
     """Everything that a later reader needs to know about a run. Fields are stable; new ones may be added.
 
     `saved_at` is the step whose weights lie in `adapter/` or `model/`; it is behind `step` while a run trains on.
+    `folder` is where the run lay when this was written: paths in `exports` begin with it.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Manifest:
     samples: Sequence[Mapping[str, str]] = attrs.field(factory=list)
     exports: Sequence[Mapping[str, Any]] = attrs.field(factory=list)
     resumes: Sequence[Mapping[str, Any]] = attrs.field(factory=list)
+    folder: str = ""
 
     @property
     def last_resume(self) -> Mapping[str, Any]:
@@ -62,7 +65,15 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Replace the manifest of the run in `folder`, whole or not at all."""
-        write_json(folder / FILE, attrs.asdict(self))
+        write_json(folder / FILE, attrs.asdict(self.lying_in(folder)))
+
+    def lying_in(self, folder: Path) -> Manifest:
+        """This manifest of a run that has been moved to `folder`, or copied: what it exported has come along."""
+        place = str(folder.absolute())
+        if self.folder in ("", place):
+            return attrs.evolve(self, folder=place)
+        exports = [_moved(export, self.folder, place) for export in self.exports]
+        return attrs.evolve(self, folder=place, exports=exports)
 
     def with_outcome(self, outcome: Outcome) -> Manifest:
         """This manifest with how the run stands."""
@@ -124,7 +135,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(**{name: value for name, value in values.items() if name in known})
         manifest.outcome(folder)  # raises for a value of the wrong kind, which a list of runs would stumble over
         _require_kinds(manifest)
-        return manifest
+        return manifest.lying_in(folder)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} is no run folder: it has no {FILE}") from None
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
@@ -136,7 +147,7 @@ def _require_kinds(manifest: Manifest) -> None:
         dict: ("settings", "versions", "environment", "data", "model", "loss", "scores"),
         list: ("plugins", "samples", "exports", "resumes"),
         int: ("step", "total_steps", "stopped_at", "saved_at"),
-        str: ("name", "created", "ended", "reason"),
+        str: ("name", "created", "ended", "reason", "folder"),
     }
     for kind, names in kinds.items():
         for name in names:
@@ -178,12 +189,21 @@ def artifact_as_json(artifact: Artifact) -> dict[str, Any]:
 
 def _artifact(export: Mapping[str, Any]) -> Artifact:
     proof = export["proof"]
+    figures = {name: math.nan if value is None else value for name, value in proof["figures"].items()}  # see write_json
     return Artifact(
         kind=export["kind"],
         path=Path(export["path"]),
-        proof=Proof(verdict=Verdict(proof["verdict"]), figures=proof["figures"], note=proof["note"]),
+        proof=Proof(verdict=Verdict(proof["verdict"]), figures=figures, note=proof["note"]),
         details=export.get("details", {}),
     )
+
+
+def _moved(export: Mapping[str, Any], before: str, now: str) -> Mapping[str, Any]:
+    path = Path(export["path"])
+    if not path.is_relative_to(before):
+        return export
+    details = {name: value.replace(before, now) for name, value in export.get("details", {}).items()}
+    return {**export, "path": str(now / path.relative_to(before)), "details": details}
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +11,7 @@ import pluggy
 
 from ftcore.discovery import Source
 from ftcore.errors import PluginError, Problem
-from ftcore.hookspecs import PROJECT, Hooks, Kind, hook_kinds
-from ftcore.isolation import Observer, Report, Traced, name_failures, name_wrapper_failures, trace
-from ftcore.slots import SLOTS, conflicts, yields_all
-from ftcore.structure import nearest
+from ftcore.hookspecs import PROJECT, hook_kinds
 from ftcore.values import (
     Artifact,
     Format,
@@ -46,42 +43,6 @@ class Active:
     cls: type[Any]
     config: Any
     fallback: bool = False
-
-
-class _Manager(pluggy.PluginManager):
-    """Calls plugins in profile order, fallbacks last, whatever their marks say."""
-
-    def __init__(self, fallbacks: Container[type[Any]]) -> None:
-        super().__init__(PROJECT)
-        self.add_hookspecs(Hooks)
-        self._fallbacks = fallbacks
-
-    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
-        """See pluggy: the options that a method was marked with."""
-        options = super().parse_hookimpl_opts(plugin, name)
-        if options is None:
-            return None
-        return {**options, "tryfirst": False, "trylast": type(plugin) in self._fallbacks}
-
-
-def build_plugins(
-    active: Sequence[Active], *, report: Report, record: Callable[[Traced], None] | None = None
-) -> tuple[Plugins, list[Problem]]:
-    """Register `active`, first plugin first, and find slots with no filler or too many.
-
-    Raises `PluginError` when a plugin cannot be built or names an unknown hook or argument.
-    """
-    fallbacks = {plugin.source.name for plugin in active if plugin.fallback}
-    manager = _Manager({plugin.cls for plugin in active if plugin.fallback})
-    for plugin in reversed(active):  # pluggy calls the last one registered first
-        _register(manager, plugin)
-    sources = {plugin.source.name: plugin.source for plugin in active}
-    _reject_misfits(manager, sources, fallbacks)
-    for name in [name for name in fallbacks if yields_all(manager, name)]:
-        manager.unregister(name=name)  # it is not asked to check what is not its business
-    problems = conflicts(manager)
-    _guard(manager, sources, report, record)
-    return Plugins(manager, active), problems
 
 
 def implemented_hooks(cls: type[Any]) -> list[str]:
@@ -273,59 +234,3 @@ class Plugins:
 
     def _names(self, hook: str) -> str:
         return ", ".join(self.implementers(hook))
-
-
-def _register(manager: pluggy.PluginManager, plugin: Active) -> None:
-    try:
-        # A plugin without options has no Config, and then needs no constructor either.
-        instance = plugin.cls(plugin.config) if hasattr(plugin.cls, "Config") else plugin.cls()
-        manager.register(instance, name=plugin.source.name)
-    except pluggy.PluginValidationError as error:
-        reason = " ".join(str(error).split())
-        raise PluginError(f"plugin {plugin.source} does not fit its hooks: {reason}") from None
-    except (Exception, SystemExit) as error:
-        raise PluginError(f"plugin {plugin.source} cannot be built: {type(error).__name__}: {error}") from error
-
-
-def _reject_misfits(manager: pluggy.PluginManager, sources: Mapping[str, Source], fallbacks: Container[str]) -> None:
-    kinds = hook_kinds()
-    for hook, caller in vars(manager.hook).items():
-        for impl in [] if hook.startswith("_") else caller.get_hookimpls():
-            fault = _misfit(hook, kinds.get(hook), impl, fallback=impl.plugin_name in fallbacks)
-            if fault:
-                raise PluginError(f"plugin {sources[impl.plugin_name]} {fault}")
-    manager.check_pending()
-
-
-def _misfit(hook: str, kind: Kind | None, impl: pluggy.HookImpl, *, fallback: bool) -> str:
-    if kind is None:
-        return "" if impl.optionalhook else f"implements an unknown hook {hook!r}{nearest(hook, hook_kinds())}"
-    if impl.kwargnames:
-        return f"gives {', '.join(impl.kwargnames)} a default in {hook}; hook arguments have none"
-    if kind not in SLOTS and (impl.wrapper or impl.hookwrapper):
-        return f"wraps {hook}; only hooks that one plugin answers can be wrapped"
-    if fallback and kind is Kind.OBSERVERS:
-        return f"is a fallback and implements {hook}; only plugins that a profile names may watch a run"
-    return ""
-
-
-def _guard(
-    manager: pluggy.PluginManager,
-    sources: Mapping[str, Source],
-    report: Report,
-    record: Callable[[Traced], None] | None,
-) -> None:
-    """Put every implementation behind its guard; pluggy calls `HookImpl.function`."""
-    observers = {name: Observer(source, report) for name, source in sources.items()}
-    for hook, kind in hook_kinds().items():
-        for impl in getattr(manager.hook, hook).get_hookimpls():
-            source = sources[impl.plugin_name]
-            if impl.wrapper or impl.hookwrapper:
-                impl.function = name_wrapper_failures(source, hook, impl.function)
-                continue
-            if record is not None:
-                impl.function = trace(source, hook, impl.function, record)
-            if kind is Kind.OBSERVERS:
-                impl.function = observers[impl.plugin_name].guard(hook, impl.function)
-            else:
-                impl.function = name_failures(source, hook, impl.function)

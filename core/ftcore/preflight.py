@@ -8,12 +8,13 @@ from typing import Any
 
 import attrs
 
+from ftcore.assembly import build_plugins
 from ftcore.discovery import Installed, Source, config_class, discover
 from ftcore.disk import disk_problems
 from ftcore.errors import PluginError, Problem, ProfileError
 from ftcore.hardware.findings import hardware_problems
 from ftcore.isolation import Report, Traced
-from ftcore.plugins import Active, Plugins, build_plugins
+from ftcore.plugins import Active, Plugins
 from ftcore.processes.placement import launch_problems, world_size
 from ftcore.profile import LayeredProfile, Table, read_profile
 from ftcore.sensible import contradictions, doubts

@@ -25,8 +25,8 @@ from ftcore.processes.ranks import Ranks
 from ftcore.report import write_report
 from ftcore.resuming import changed_since, fingerprint_of, last_checkpoint
 from ftcore.runs import METRICS
-from ftcore.shipping.delivery import hand_over, ship
-from ftcore.shipping.exporting import EXPORTS, Shipment
+from ftcore.shipping.delivery import hand_over
+from ftcore.shipping.exporting import EXPORTS, Shipment, ship
 from ftcore.signals import StopSignals
 from ftcore.values import Artifact, Loaded, Outcome, Run, RunState, Trainer
 

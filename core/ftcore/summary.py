@@ -11,6 +11,7 @@ from rich.console import Console
 from ftcore.display import is_terminal
 from ftcore.errors import printable
 from ftcore.isolation import Traced
+from ftcore.shipping.verification import figures_of
 from ftcore.values import Artifact, Outcome, Sample, Verdict
 
 SHOWN_LINES = 8
@@ -46,7 +47,7 @@ def summary_lines(outcome: Outcome) -> Iterator[str]:
 
 def artifact_lines(artifact: Artifact) -> Iterator[str]:
     """Where it lies, what its proof found, and how it is run."""
-    figures = ", ".join(f"{name} {value:.3g}" for name, value in artifact.proof.figures.items())
+    figures = figures_of(artifact.proof)
     yield f"{artifact.kind:<14} {artifact.path}"
     yield f"{'':<14} {artifact.proof.verdict}{': ' if figures else ''}{figures}"
     if artifact.proof.verdict is not Verdict.PROVED and artifact.proof.note:

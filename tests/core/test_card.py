@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -12,8 +14,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ftcore.api import Artifact, Proof, Run, Verdict, write_card
-from ftcore.front_matter import LICENSES, is_folder, quoted
 from ftcore.manifest import new_manifest
+from ftcore.shipping.front_matter import LICENSES, is_folder, quoted
 from ftcore.testing import make_run
 
 PROVED = Proof(verdict=Verdict.PROVED, figures={"kl_mean": 1.5e-6, "top1": 1.0}, note="gate 1e-4")
@@ -95,7 +97,16 @@ def test_an_adapter(run: Run) -> None:
     remember(run, data={}, loss={"before": None, "after": None}, scores={"before": {}, "after": {}})
     metadata, text = card(adapter_of(run), run)
     assert (metadata["library_name"], metadata["base_model_relation"]) == ("peft", "adapter")
-    assert not re.search("## (Results|Data|Images|How to run)", text)
+    assert not re.search("## (Results|Data|Images)", text)
+    assert "PeftModel.from_pretrained(base, 'adapter')" in text
+
+
+def test_an_adapters_card_lists_exports_that_lie_elsewhere_without_their_commands(run: Run) -> None:
+    gguf = run.folder / "exports" / "gguf" / "my.gguf"
+    artifact = Artifact(kind="gguf", path=gguf, proof=Proof(verdict=Verdict.PROVED), details={"run": "llama-cli -m x"})
+    _, text = card(adapter_of(run), run, artifact)
+    assert "exports/gguf/my.gguf" in text
+    assert "llama-cli" not in text
 
 
 def test_artifacts_and_their_proofs(run: Run) -> None:
@@ -187,6 +198,17 @@ def test_a_processor_tells_of_images_too(run: Run) -> None:
     folder = adapter_of(run)
     (folder / "processor_config.json").write_text("{}")
     assert card(folder, run)[0]["pipeline_tag"] == "image-text-to-text"
+
+
+@pytest.mark.parametrize("quoted", [repr, shlex.quote, "({})".format])
+def test_a_place_with_quotes_in_its_name(tmp_path: Path, quoted: Callable[[str], str]) -> None:
+    run = make_run(tmp_path / 'Zoë\'s "runs"')
+    remember(run)
+    path = run.folder / "exports/m.gguf"
+    artifact = Artifact(kind="gguf", path=path, details={"run": f"load {quoted(str(path))}"})
+    _, text = card(run.folder / "exports", run, artifact)
+    assert "Zoë" not in text
+    assert re.search(r"^load .?m\.gguf.?$", text, re.MULTILINE)
 
 
 def test_a_data_set_of_the_hub(run: Run) -> None:

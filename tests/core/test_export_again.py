@@ -15,6 +15,8 @@ from ftcore.runs import locked
 from ftcore.shipping.choice import choose
 
 OTHER = """
+from typing import Literal
+
 @attrs.frozen(kw_only=True)
 class Options:
     quantization: {kind} = option("x", help="x")
@@ -138,6 +140,36 @@ def test_quantization_fits_the_type_of_the_option(profile, folder, kind, wanted,
     assert choose(read_manifest(folder), to=["other"], quantization=wanted).sets == (
         f"plugin.other.quantization={value}",
     )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sets"),
+    [
+        (["q8", "4bit"], ['plugin.other.quantization="q8"', 'plugin.another.quantization=["4bit"]']),
+        (["q8"], ['plugin.other.quantization="q8"']),
+        (["f16", "4bit"], ['plugin.other.quantization="f16"', 'plugin.another.quantization=["f16", "4bit"]']),
+        (["Q8", "q8", "4BIT"], ['plugin.other.quantization="q8"', 'plugin.another.quantization=["4bit"]']),
+    ],
+)
+def test_each_quantization_goes_to_those_that_know_it(profile, folder, wanted, sets):
+    profile.installation.plugin("other", OTHER.format(kind='Literal["q8", "f16"] | tuple[Literal["q8", "f16"], ...]'))
+    profile.installation.plugin("another", OTHER.format(kind='tuple[Literal["4bit", "f16"], ...]'))
+    assert choose(read_manifest(folder), to=["other", "another"], quantization=wanted).sets == tuple(sets)
+
+
+@pytest.mark.parametrize(
+    ("to", "wanted", "said"),
+    [
+        (["other"], "q4km", "--quantization q4km: other knows no such type; did you mean 'q4_k_m'?"),
+        (["other", "another"], "Q9", "--quantization Q9: other and another know no such type; there are 4bit, q4_k_m"),
+    ],
+)
+def test_a_quantization_that_nobody_knows(profile, folder, ftcore, to, wanted, said):
+    profile.installation.plugin("other", OTHER.format(kind='Literal["q4_k_m"]'))
+    profile.installation.plugin("another", OTHER.format(kind='tuple[Literal["4bit"], ...]'))
+    named = [argument for name in to for argument in ("--to", name)]
+    code, _, err = ftcore("export", folder, *named, "--quantization", wanted)
+    assert (code, err.strip()) == (2, said)
 
 
 def test_quantization_of_an_exporter_that_takes_one(profile, folder, ftcore):

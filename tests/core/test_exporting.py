@@ -11,7 +11,7 @@ from ftcore import disk, engine, session
 from ftcore.display import Silent
 from ftcore.errors import PluginError, RunError
 from ftcore.manifest import read_manifest
-from ftcore.shipping.exporting import proof_line
+from ftcore.shipping.verification import proof_line
 from ftcore.values import Artifact, Proof, Verdict
 
 ALL = ["light_reference", "light_pack", "light_hub"]

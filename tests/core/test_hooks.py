@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ftcore import engine
+from ftcore.assembly import build_plugins
 from ftcore.errors import PluginError
 from ftcore.hookspecs import Hooks, Kind, hook_kinds
-from ftcore.plugins import Plugins, build_plugins, implemented_hooks
+from ftcore.plugins import Plugins, implemented_hooks
 from ftcore.values import (
     Artifact,
     Format,

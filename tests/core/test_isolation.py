@@ -8,10 +8,10 @@ import time
 import pytest
 
 from ftcore import engine
+from ftcore.assembly import build_plugins
 from ftcore.discovery import discover
 from ftcore.errors import ExitCode, Interrupted, PluginError
 from ftcore.isolation import Observer, Traced, name_failures, trace
-from ftcore.plugins import build_plugins
 from ftcore.values import Outcome, RunState, Step, StopRequest
 
 STEP = Step(number=1, total=2, epoch=0.5, metrics={})

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ftcore import engine
+from ftcore.assembly import build_plugins
 from ftcore.errors import ExitCode, PluginError, Problem, ProfileError, RunError
-from ftcore.plugins import build_plugins
 from ftcore.preflight import check_profile
 
 

@@ -28,7 +28,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-FEW = {"positions": 24, "greedy_tokens": 8}
+FEW = {"positions": 12, "greedy_tokens": 8}
 ALL = ("bf16", "fp16", "8bit", "6bit", "4bit")
 WORKER = Path(__file__).parent / "mlx_worker.py"
 

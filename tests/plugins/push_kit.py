@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import attrs
 import yaml
 
-from ftcore.front_matter import LICENSES
+from ftcore.shipping.front_matter import LICENSES
 
 TOKEN = "hf_canary_0123456789"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -38,7 +39,10 @@ class Repository:
 
 @attrs.define(kw_only=True)
 class Fault:
-    """How calls of a kind fail: with a status, or, if that is 0, by a connection that breaks after some bytes."""
+    """How calls of a kind fail: with a status, or, if that is 0, by a connection that breaks after some bytes.
+
+    `silent` is how many seconds pass before it breaks.
+    """
 
     kind: str
     times: int
@@ -46,6 +50,7 @@ class Fault:
     headers: Mapping[str, str] = attrs.field(factory=dict)
     message: str = ""
     after_bytes: int = 0
+    silent: float = 0.0
 
 
 class PushHub(ThreadingHTTPServer):
@@ -128,6 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = hub.fault(kind)
         if fault is not None and not fault.status:
             self.rfile.read(fault.after_bytes)
+            time.sleep(fault.silent)
             self._hang_up()
             return
         body = self._body()

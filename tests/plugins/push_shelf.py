@@ -41,11 +41,12 @@ class Shelf:
     saved: Path
     artifacts: Sequence[Artifact]
     waited: list[float] = attrs.field(factory=list)
+    silence: float = 300.0
 
     def push(self, **options: Any) -> str:
         from ftcore_plugins.hub.push import push
 
-        patience = Patience(sleep=self.waited.append, tries=4)
+        patience = Patience(sleep=self.waited.append, tries=4, silence=self.silence)
         config = make_config(Options, options)
         return push(config, self.run, self.artifacts, self.saved, patience)
 

@@ -21,16 +21,18 @@ import qlora_kit
 
 pytest.importorskip("xllamacpp")
 
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFWriter
 
 from ftcore.api import Artifact, ModelTable, Profile, Run, RunError, Verdict
+from ftcore_plugins.common.proof.reference import read_reference
 from ftcore_plugins.gguf import BYTES, Gguf, Options, convert, vocabulary
-from ftcore_plugins.gguf.exporting import Places, Writer, file_name, run_lines
+from ftcore_plugins.gguf.exporting import Writer, run_lines
 from ftcore_plugins.gguf.files import written
+from ftcore_plugins.gguf.places import Places, file_name
 from ftcore_plugins.gguf.proving import read_facts
 from ftcore_plugins.gguf.quantize import quantize
-from ftcore_plugins.lora import Options as LoraOptions
 from gguf_kit import Tuned, tune
+from proof_kit import edit
 from tiny_kit import Tiny
 
 LLAMA3 = {
@@ -77,7 +79,7 @@ def f16(tuned: Tuned, tmp_path: Path) -> Path:
 def test_each_file_is_proved_in_llama_cpp(tuned: Tuned, artifacts: dict[str, Artifact]) -> None:
     assert list(artifacts) == ["tiny-q8_0.gguf", "tiny-q4_k_m.gguf", "tiny-lora-f16.gguf"]
     for artifact in artifacts.values():
-        proof = tuned.prove(artifact)
+        proof = tuned.prove(artifact, apart=True)
         assert proof.verdict is Verdict.PROVED, proof
         assert set(proof.figures) == {"kl_mean", "kl_max", "top1_agreement", "positions"}
     assert sorted(path.name for path in (tuned.exports / "gguf").iterdir()) == [
@@ -96,6 +98,10 @@ def test_whole_weights_are_proved_strictly(tuned: Tuned, tmp_path: Path, name: s
     assert proof.verdict is Verdict.PROVED
     assert proof.figures["kl_mean"] < most
     assert proof.note.startswith(f"{name}, gate ")
+
+
+def test_the_reference_of_a_run_has_a_sensitivity(tuned: Tuned) -> None:
+    assert 1e-5 < read_reference(tuned.reference).sensitivity < 1e-2
 
 
 def test_details_say_how_each_is_run(artifacts: dict[str, Artifact]) -> None:
@@ -212,7 +218,18 @@ def test_a_torn_file_is_found(tuned: Tuned, f16: Path) -> None:
         f16.write_bytes(whole[:size])
         proof = tuned.prove_file(f16)
         assert proof.verdict is Verdict.FAILED
-        assert proof.note.startswith("it is no whole GGUF: ")
+        assert proof.note.startswith("it is no whole GGUF, but cut short or damaged (")
+
+
+def test_a_file_with_entries_of_other_kinds_is_found(tuned: Tuned, tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "odd.gguf", "llama")
+    writer.add_array("general.file_type", ["f16"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    proof = tuned.prove_file(tmp_path / "odd.gguf")
+    assert proof.verdict is Verdict.FAILED
+    assert proof.note.startswith("it is no whole GGUF")
 
 
 def test_what_llama_cpp_refuses_is_said_in_its_words(tuned: Tuned, f16: Path) -> None:
@@ -272,11 +289,12 @@ def test_an_adapter_alone_needs_an_adapter(tuned: Tuned, tmp_path: Path) -> None
         whole.export("f16", exports=tmp_path, lora=True)
 
 
-def test_what_cannot_be_an_adapter_is_refused_before_anything_is_written(tiny: Tiny, tmp_path: Path) -> None:
-    other = tune(tiny, tmp_path / "run", lora=LoraOptions(modules_to_save=("lm_head",)))
+def test_what_cannot_be_an_adapter_is_refused_before_anything_is_written(tuned: Tuned, tmp_path: Path) -> None:
+    other = attrs.evolve(tuned, saved=Path(shutil.copytree(tuned.saved, tmp_path / "saved")))
+    edit(other.saved / "adapter_config.json", modules_to_save=["lm_head"])
     with pytest.raises(RunError, match="layers that were trained whole"):
-        other.export("f16", lora=True)
-    assert list((other.exports / "gguf").iterdir()) == []
+        other.export("f16", exports=tmp_path / "exports", lora=True)
+    assert list((tmp_path / "exports/gguf").iterdir()) == []
 
 
 def test_an_adapter_of_quantized_weights_is_judged_as_such(tiny: Tiny, tmp_path: Path) -> None:
@@ -318,6 +336,26 @@ def test_check_finds_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> N
     )
     [problem] = Gguf(Options()).check(run_of(""))
     assert problem.message == "xllamacpp not installed; run: pip install 'ftcore[gguf]'"
+
+
+def test_check_finds_what_a_modelfile_cannot_hold(tmp_path: Path) -> None:
+    [problem] = Gguf(Options(system='a """ b')).check(run_of(""))
+    assert (problem.key, problem.message.partition(";")[0]) == (
+        "plugin.gguf.system",
+        '""" ends a text in a Modelfile',
+    )
+    settings = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert Gguf(Options(context=2048)).check(run_of(str(tmp_path))) == []
+    [problem] = Gguf(Options(context=2049)).check(run_of(str(tmp_path)))
+    assert problem.key == "plugin.gguf.context"
+    assert problem.message == "2049 tokens are more than the 2048 that the model can read; take those at most"
+
+
+def test_more_context_than_the_model_has_is_refused_before_anything_is_written(tuned: Tuned, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"^plugin\.gguf\.context: 999999 tokens are more than"):
+        tuned.export("f16", exports=tmp_path, context=999999)
+    assert not list((tmp_path / "gguf").iterdir())
 
 
 def test_no_type_at_all_is_a_problem() -> None:

@@ -13,7 +13,7 @@ from gguf import GGUFWriter
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ftcore.api import PreparedData, RunError
+from ftcore.api import PreparedData
 from ftcore_plugins.gguf import Options
 from ftcore_plugins.gguf.go_template import translated
 from ftcore_plugins.gguf.modelfile import write_modelfile
@@ -44,6 +44,7 @@ MISTRAL = (
     "{% endfor %}"
 )
 DATED = "{{ strftime_now('%d %b %Y') }}" + CHATML
+WRONG = CHATML + "{% if messages | length > 1 %}{{ messages[0]['content'] + 1 }}{% endif %}"
 COUNTED = "{% for message in messages %}{{ loop.index }}{{ message['content'] }}|{% endfor %}"
 
 FIRST, ANSWER, SECOND = (
@@ -61,13 +62,16 @@ class Tokenizer:
 
     def __init__(self, template: str) -> None:
         self.chat_template = template
-        environment = ImmutableSandboxedEnvironment()
+        self._environment = environment = ImmutableSandboxedEnvironment()
         environment.globals["raise_exception"] = self._raise
         self._template = environment.from_string(template)
 
-    def apply_chat_template(self, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, str]], chat_template: str = "", **variables: Any
+    ) -> str:
+        template = self._environment.from_string(chat_template) if chat_template else self._template
         now = {"strftime_now": lambda _: "21 Nov 2026"}
-        return self._template.render(messages=messages, bos_token="<s>", eos_token="</s>", **{**now, **variables})
+        return template.render(messages=messages, bos_token="<s>", eos_token="</s>", **{**now, **variables})
 
     def convert_ids_to_tokens(self, token: int) -> str:
         return {1: "</s>", 2: "<end>"}[token]
@@ -130,7 +134,7 @@ def test_the_first_token_is_written_where_llama_cpp_does_not(tmp_path: Path, dat
         assert execute(template_of(target.read_text()), [FIRST]).startswith(start)
 
 
-@pytest.mark.parametrize("template", [DATED, COUNTED, ""], ids=["the date", "numbers", "none"])
+@pytest.mark.parametrize("template", [DATED, COUNTED, WRONG, ""], ids=["the date", "numbers", "faulty", "none"])
 def test_what_has_no_translation_is_left_out_and_said(tmp_path: Path, data: PreparedData, template: str) -> None:
     path = gguf(tmp_path / "a-q8_0.gguf")
     text = write_modelfile(path, None, config=Options(), processor=Tokenizer(template), data=data).read_text()
@@ -171,8 +175,18 @@ def test_context_is_the_models_up_to_a_limit(
     assert f"PARAMETER num_ctx {written}\n" in target.read_text()
 
 
-def test_a_system_prompt_must_not_end_the_text(tmp_path: Path, data: PreparedData) -> None:
-    path = gguf(tmp_path / "a-q8_0.gguf")
-    with pytest.raises(RunError, match=r"plugin\.gguf\.system: .* ends a text"):
-        write_modelfile(path, None, config=Options(system='a """ b'), processor=Tokenizer(CHATML), data=data)
-    assert not (tmp_path / "Modelfile-q8_0").exists()
+def test_a_system_prompt_stands_as_it_is(tmp_path: Path, data: PreparedData) -> None:
+    path, words = gguf(tmp_path / "a-q8_0.gguf"), '"He" said \\n ""{{ .System }} $HOME""'
+    target = write_modelfile(path, None, config=Options(system=words), processor=Tokenizer(CHATML), data=data)
+    assert target.read_text().endswith(f'SYSTEM """{words}"""\n')
+
+
+def test_the_plain_one_of_several_templates_is_taken(tmp_path: Path, data: PreparedData) -> None:
+    path, several, own = gguf(tmp_path / "a-q8_0.gguf"), Tokenizer(CHATML), Tokenizer("")
+    several.chat_template = {"default": CHATML, "tool_use": COUNTED}  # type: ignore[assignment]
+    processors = (several, SimpleNamespace(tokenizer=own, chat_template=CHATML))
+    texts = [
+        write_modelfile(path, None, config=Options(), processor=processor, data=data).read_text()
+        for processor in processors
+    ]
+    assert all("<|im_start|>" in template_of(text) for text in texts)

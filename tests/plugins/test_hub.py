@@ -65,7 +65,7 @@ def test_the_card_says_how_to_run_each(hub: PushHub, shelf: Shelf) -> None:
     assert "PeftModel.from_pretrained(base, 'ann/my-run', subfolder='adapter')" in card
     assert "llama-server -hf ann/my-run:Q8_0\nollama run hf.co/ann/my-run:Q8_0" in card
     assert "hf download ann/my-run --include 'mlx-4bit/*' --local-dir .\nrun mlx-4bit" in card
-    assert "take adapter/my-adapter-f16.gguf" in card
+    assert "hf download ann/my-run adapter/my-adapter-f16.gguf --local-dir .\ntake adapter/my-adapter-f16.gguf" in card
     assert "| `my-q8_0.gguf` | gguf | proved | kl_mean 1e-06; seen in exports |" in card
 
 
@@ -157,6 +157,11 @@ def test_option_revision(hub: PushHub, shelf: Shelf) -> None:
     assert shelf.push(revision="v2", what=["gguf"]) == f"{hub.url}/ann/my-run/tree/v2"
     assert hub.files("ann/my-run") == {}
     assert "my-q8_0.gguf" in hub.files("ann/my-run", "v2")
+    shelf.push(revision="v2")
+    card = hub.files("ann/my-run", "v2")["README.md"].decode()
+    assert "pipeline(model='ann/my-run', revision='v2')" in card
+    assert "subfolder='adapter', revision='v2')" in card
+    assert "hf download ann/my-run my-q8_0.gguf --revision v2 --local-dir .\nrun my-q8_0.gguf" in card
 
 
 def test_option_repository(hub: PushHub, shelf: Shelf) -> None:

@@ -29,6 +29,15 @@ def test_connections_that_break(hub: PushHub, shelf: Shelf) -> None:
     assert len(shelf.waited) == 3  # the client itself asks again for the others
 
 
+def test_a_hub_that_falls_silent(hub: PushHub, shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ftcore.plugins.hub")
+    hub.fail("commit", silent=3.0)
+    shelf.silence = 0.5
+    shelf.push(what=["gguf"])
+    assert len(hub.repositories["ann/my-run"].commits) == 1
+    assert "the connection to the hub has failed (timed out)" in caplog.text
+
+
 def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub: PushHub, shelf: Shelf) -> None:
     hub.lose_answers = 1
     shelf.push(what=["gguf"])

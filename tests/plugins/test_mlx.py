@@ -8,13 +8,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from safetensors import safe_open
 
 from ftcore.api import RunError, Verdict
 from ftcore_plugins.mlx import Mlx, Options
-from ftcore_plugins.mlx.writer import _reason
+from ftcore_plugins.mlx.formats import FORMATS
+from ftcore_plugins.mlx.writer import Order, _reason, require_convertible
 from merge_kit import QUIET, Saved
 from mlx_kit import ALL, LLAMA3, Shipped, ask_all, export, ship, tune
 from proof_kit import edit
@@ -72,14 +72,6 @@ def test_fewer_bits_are_fewer_bytes(shipped: Shipped) -> None:
     assert settings["4bit"] == {"group_size": 32, "bits": 4, "mode": "affine"}
 
 
-def test_larger_groups_have_fewer_scales(shipped: Shipped, tuned: Saved) -> None:
-    [artifact] = export(tuned)
-    assert artifact.path.name == "tiny-4bit"
-    assert artifact.details["group_size"] == "64"
-    sizes = [(path / "model.safetensors").stat().st_size for path in (artifact.path, shipped.path("4bit"))]
-    assert sizes[0] < sizes[1]
-
-
 def test_the_folder_has_all_that_the_merged_model_has(shipped: Shipped) -> None:
     merged = shipped.tuned.shared().folder
     for name in ("bf16", "4bit"):
@@ -123,19 +115,25 @@ def test_a_full_model_without_an_adapter(tiny: Tiny, tmp_path: Path) -> None:
     assert set(tensors(artifact.path).values()) == {"BF16"}
 
 
-def test_what_is_there_is_replaced_whole(tuned: Saved) -> None:
+def test_what_is_there_is_replaced_whole(shipped: Shipped, tuned: Saved) -> None:
     folder = tuned.exports / "mlx"
     for leftover in (folder / "tiny-bf16", folder / ".tiny-bf16.partial", tuned.exports / ".work/mlx/bf16"):
         leftover.mkdir(parents=True)
         (leftover / "stale.txt").touch()
     (folder / "other").mkdir()
-    export(tuned, quantization=("bf16", "bf16"))
-    assert sorted(path.name for path in folder.iterdir()) == ["other", "tiny-bf16"]
+    written = export(tuned, quantization=("4bit", "bf16", "bf16"))
+    # What the other is made from comes first, whatever the order of the profile is.
+    assert [artifact.path.name for artifact in written] == ["tiny-bf16", "tiny-4bit"]
+    assert sorted(path.name for path in folder.iterdir()) == ["other", "tiny-4bit", "tiny-bf16"]
     assert not (folder / "tiny-bf16/stale.txt").exists()
+    larger_groups, smaller = (path / "model.safetensors" for path in (written[1].path, shipped.path("4bit")))
+    assert written[1].details["group_size"] == "64"
+    assert larger_groups.stat().st_size < smaller.stat().st_size
 
 
 def test_the_size_is_told_before(tuned: Saved) -> None:
     merged, whole = 2, 2
+    assert Options().quantization == ("4bit",)
     assert Mlx(Options(quantization=("bf16",))).export_size(1600) == 1600 * (merged + 2)
     assert Mlx(Options(quantization=("4bit",))).export_size(1600) == 1600 * (merged + whole + 0.5625)
     assert Mlx(Options(quantization=("4bit", "8bit"), group_size=32)).export_size(1600) == 1600 * (4 + 0.625 + 1.125)
@@ -147,9 +145,9 @@ def test_the_size_is_told_before(tuned: Saved) -> None:
 def test_groups_that_do_not_fit_are_refused(tuned: Saved) -> None:
     with pytest.raises(RunError, match=r"plugin.mlx.group_size: 128 does not divide the model's hidden_size \(64\)"):
         export(tuned, group_size=128)
-    assert not (tuned.exports / "mlx").exists()
-    [artifact] = export(tuned, group_size=128, quantization=("fp16",))
-    assert artifact.path.is_dir()
+    assert not list((tuned.exports / "mlx").glob("*"))
+    whole = Order(run=tuned.run, merged=tuned.shared().folder, formats=[FORMATS["fp16"]], group_size=128)
+    require_convertible(whole)
 
 
 def test_a_model_that_mlx_does_not_know_is_refused_in_one_sentence(tuned: Saved) -> None:
@@ -159,7 +157,7 @@ def test_a_model_that_mlx_does_not_know_is_refused_in_one_sentence(tuned: Saved)
     with pytest.raises(RunError) as caught:
         export(tuned)
     assert str(caught.value) == "mlx: the merged model cannot be converted: Model type gpt_of_mine not supported."
-    assert not (tuned.exports / "mlx").exists()
+    assert not list((tuned.exports / "mlx").glob("*"))
 
 
 def test_a_missing_package_is_named_before_anything_is_written(tuned: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,10 +194,10 @@ def test_a_converter_that_fails_is_told(
 ) -> None:
     ended = subprocess.CompletedProcess([], code, b"", words.encode())
     assert told in _reason(ended, Path("/w"))
-    monkeypatch.setattr("ftcore_plugins.mlx.writer.subprocess.run", lambda *_, **__: ended)
+    monkeypatch.setattr("ftcore_plugins.mlx.writer.convert_apart", lambda _: ended)
     with pytest.raises(RunError, match=r"^mlx: "):
         export(tuned)
-    assert not (tuned.exports / "mlx").exists()
+    assert not list((tuned.exports / "mlx").glob("*"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -209,9 +207,3 @@ def test_a_folder_that_cannot_be_written_is_told(tuned: Saved) -> None:
     with pytest.raises(RunError, match="permission denied"):
         export(tuned, quantization=("bf16",))
     assert list((tuned.exports / "mlx").iterdir()) == []
-
-
-def test_the_order_of_the_profile_does_not_matter(tuned: Saved) -> None:
-    names = [artifact.details["quantization"] for artifact in export(tuned, quantization=("4bit", "bf16"))]
-    assert names == ["bf16", "4bit"]  # what the other is made from comes first
-    assert attrs.fields(Options).quantization.default == ("4bit",)

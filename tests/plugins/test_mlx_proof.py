@@ -18,7 +18,7 @@ from ftcore.api import Artifact, Verdict
 from ftcore_plugins.common.proof.comparison import Findings
 from ftcore_plugins.common.proof.verdict import EXACT, ROUNDED
 from ftcore_plugins.mlx import Mlx, Options
-from ftcore_plugins.mlx.proof import LEAST, TIMES, UNMEASURED, gate
+from ftcore_plugins.mlx.proof import LEAST, MOST, TIMES, UNMEASURED, gate
 from ftcore_plugins.mlx.recognition import is_mlx, quantization_of
 from ftcore_plugins.mlx.settings import as_read, unread_rope
 from merge_kit import QUIET, Saved
@@ -145,7 +145,9 @@ def test_a_fault_that_rounding_hides_is_seen_before_it(shipped: Shipped, tmp_pat
     assert proof.figures["kl_mean"] > EXACT.kl_mean
 
 
-def test_good_weights_are_proved_through_the_hook(shipped: Shipped, tmp_path: Path) -> None:
+def test_good_weights_are_proved_through_the_hook(
+    shipped: Shipped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tuned, plugin = shipped.tuned, Mlx(Options(group_size=32))
     [artifact] = plugin.export(tuned.run, tuned.loaded, tuned.data, tuned.saved, tmp_path / "exports")
     source = tmp_path / "exports/.work/mlx/whole"
@@ -156,8 +158,10 @@ def test_good_weights_are_proved_through_the_hook(shipped: Shipped, tmp_path: Pa
     assert proof.verdict is Verdict.PROVED
     assert proof.note.startswith("4bit, gate ")
     shutil.rmtree(tmp_path / "exports/.work")  # as the engine does in the end; it can still be proved later
-    stranger = attrs.evolve(artifact, kind="")
-    assert plugin.verify(stranger, shipped.reference) == proof
+    asked: list[Path] = []
+    monkeypatch.setattr("ftcore_plugins.mlx.proof.ask", lambda _, path, *__: asked.append(path) or Findings(error="x"))
+    plugin.verify(attrs.evolve(artifact, kind=""), shipped.reference)
+    assert asked == [artifact.path]
 
 
 # Gates
@@ -174,6 +178,7 @@ def test_all_else_has_the_gate_of_its_rounding() -> None:
     assert found.margin > LEAST.margin
     assert gate("bf16", Findings(figures={"rounding_kl": 1e-5}), exact=True) == LEAST
     assert gate("mxfp4", Findings(), exact=True) == UNMEASURED
+    assert gate("4bit", Findings(figures={"rounding_kl": 9.0}), exact=True).kl_mean == MOST
 
 
 # Folders of strangers

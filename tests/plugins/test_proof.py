@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -103,7 +105,8 @@ def test_the_same_answers_are_proved() -> None:
         (Fake(text=(1, 9)), "it takes 'a b' apart into other tokens"),
         (Fake(chat=(3,)), "its chat template gives other tokens for 'hello'"),
         (Fake(rows=(OTHER, TORN)), "its answers differ from the tuned model's, gate 0.001 on kl_mean"),
-        (Fake(rows=(SURE + np.nan, TORN)), "it answers with what is no number (NaN)"),
+        (Fake(rows=(SURE + np.nan, TORN)), "it answers with what is no number (NaN) or infinite"),
+        (Fake(rows=(SURE + np.inf, TORN)), "it answers with what is no number (NaN) or infinite"),
         (Fake(rows=(SURE[:4], TORN)), "it has 4 tokens, and the tuned model 5"),
         (Fake(after=(0, 3, STOP)), "it prefers another token where the tuned model is sure by 2 nats"),
         (Fake(after=(2, 3, 1)), "it prefers another token where the tuned model is sure by 3 nats"),
@@ -172,6 +175,36 @@ def test_impossible_tokens_can_be_compared() -> None:
     assert divergence(row(1, 1, 1), Distribution(log_probabilities=never)) > 100
     with pytest.raises(AnswerError, match="it knows the token 7, and the tuned model has 3"):
         divergence(never, Distribution(log_probabilities=never[:1], ids=np.array([7])))
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [([0.0, 0.0], "add up to 2"), ([np.inf, -1.0], "no number"), ([], "add up to 0"), ([-np.inf], "add up to 0")],
+)
+def test_what_is_no_distribution_is_a_fault_and_not_a_small_divergence(found: list[float], said: str) -> None:
+    answer = Distribution(log_probabilities=np.array(found), ids=np.arange(len(found)))
+    with pytest.raises(AnswerError, match=said):
+        divergence(SURE, answer)
+
+
+def test_answers_to_some_of_the_positions_are_none() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        proof(Fake(rows=(SURE,)))
+
+
+def test_a_figure_that_is_no_number_passes_no_gate() -> None:
+    for name in ("kl_mean", "image_kl"):
+        figures = {"kl_mean": 0.0, name: float("nan")}
+        assert judge(Findings(figures=figures), GATE, "f16").verdict is Verdict.FAILED
+    assert judge(Findings(figures={"kl_mean": 0.0}, surest_other=float("nan")), GATE, "f16").verdict is Verdict.FAILED
+    assert judge(Findings(), GATE, "f16").verdict is Verdict.NOT_PROVED
+
+
+def test_however_sensitive_a_model_is_not_everything_passes() -> None:
+    for exact, most in ((True, 1e-2), (False, 5e-2)):
+        found = [whole_gate("f16", exact=exact, sensitivity=value).kl_mean for value in (3.0, float("inf"))]
+        assert found == [most, most]
+    assert whole_gate("f16", exact=True, sensitivity=float("nan")).kl_mean == 1e-5
 
 
 def test_a_gate_is_strict_where_both_are_whole() -> None:
@@ -271,6 +304,7 @@ def misbehave(artifact, fault="", **options):
             os.write(2, b"x" * 1000)
         os._exit(3)
     if fault == "environment":
+        assert os.environ["FTCORE_PARENT"] == str(os.getppid())
         raise ValueError(f"{sorted(os.environ.keys() & {'RANK', 'WORLD_SIZE', 'MASTER_ADDR'})} {os.getcwd()}")
     if fault == "asked":
         return object()
@@ -296,7 +330,6 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ("memory", "it does not load: MemoryError"),
         ("asked", "it loads, and does not answer: 'object' object has no attribute 'tokens'"),
         ("segfault", "its runtime ended with SIGSEGV"),
-        ("killed", "its runtime ended with SIGKILL, most likely since memory ran out"),
         ("garbage", "what its runtime has found cannot be read"),
         ("chatter", "its runtime ended with code 3: xxxxx"),
     ],
@@ -312,8 +345,34 @@ def test_a_runtime_that_goes_wrong_fails_the_proof(folder: Path, runtime: str, f
 def test_a_runtime_that_hangs_is_ended_with_all_that_it_started(folder: Path, runtime: str) -> None:
     start = time.monotonic()
     findings = ask(runtime, folder, folder, {"fault": "hang"}, limit=2)
-    assert findings == Findings(error="its runtime did not answer within 2 seconds")
+    assert findings == Findings(unanswered=["its runtime did not answer within 2 seconds"])
     assert time.monotonic() - start < 10
+    assert judge(findings, GATE, "f16").note == "f16: not compared: its runtime did not answer within 2 seconds"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system tells of a parent's end on Linux only")
+def test_a_runtime_that_still_imports_its_library_does_not_outlive_a_killed_run() -> None:
+    slow = (
+        "import os, time; from ftcore_plugins.common.converters import end_with_parent; print(os.getpid(), flush=True)"
+    )
+    slow += "; time.sleep(0.5); end_with_parent(); time.sleep(9)"
+    code = "import os, subprocess, sys; from ftcore_plugins.common.converters import PARENT\n"
+    code += "subprocess.run([sys.executable, '-c', sys.argv[1]], env={**os.environ, PARENT: str(os.getpid())})"
+    run = subprocess.Popen([sys.executable, "-c", code, slow], stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    with run.stdout as lines:
+        assert lines.readline().strip().isdecimal()
+        run.kill()
+        run.wait()
+        start = time.monotonic()
+        assert lines.read() == ""  # which waits until the runtime has ended
+    assert time.monotonic() - start < 5
+
+
+def test_a_machine_without_memory_proves_nothing(folder: Path, runtime: str) -> None:
+    found = judge(ask(runtime, folder, folder, {"fault": "killed"}), GATE, "f16")
+    assert found.verdict is Verdict.NOT_PROVED
+    assert found.note.endswith("its runtime ended with SIGKILL, most likely since memory ran out")
 
 
 def test_a_runtime_that_is_not_there_is_told(folder: Path) -> None:

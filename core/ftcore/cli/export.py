@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="such as q4_k_m, for the exporters that quantize; may be repeated",
+        help="such as q4_k_m, for the exporters that know it; may be repeated",
     )
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="export this step's checkpoint, finished or not")
     parser.add_argument(
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-changes", action="store_true", help="export although profile, data or base model changed"
     )
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument("--quiet", action="store_true", help="show neither progress nor summary")
     parser.add_argument("--json", action="store_true", help="print the artifacts and their proofs as JSON")
 
 

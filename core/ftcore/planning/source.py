@@ -12,12 +12,13 @@ from typing import Any
 
 import attrs
 
+from ftcore.assembly import build_plugins
 from ftcore.engine import planned
 from ftcore.errors import ProfileError
 from ftcore.hardware import find_hardware_profile, hardware_profiles
 from ftcore.options import toml_value
 from ftcore.planning.plan import Sketch, sketch_run
-from ftcore.plugins import Plugins, build_plugins
+from ftcore.plugins import Plugins
 from ftcore.preflight import LoadedProfile, load_profile
 
 OF_THE_MACHINE: Mapping[str, tuple[type, ...]] = {

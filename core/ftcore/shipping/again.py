@@ -17,8 +17,8 @@ from ftcore.planning.room import export_sizes
 from ftcore.reopening import STAGES, Opened, Reopened, opened, reopen, saved_in
 from ftcore.report import write_report
 from ftcore.shipping.choice import Choice, choose
-from ftcore.shipping.delivery import hand_over, ship
-from ftcore.shipping.exporting import EXPORTS, Shipment
+from ftcore.shipping.delivery import hand_over
+from ftcore.shipping.exporting import EXPORTS, Shipment, ship
 from ftcore.values import Artifact
 
 

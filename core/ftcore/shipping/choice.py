@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any, get_args, get_origin
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin
 
 import attrs
 
@@ -31,7 +31,8 @@ class Choice:
 def choose(manifest: Manifest, *, to: Sequence[str], quantization: Sequence[str]) -> Choice:
     """The plugins named in `to`, or those of the run's profile, with their `quantization`.
 
-    Raises `ProfileError` for a plugin that is not installed or ships nothing, or when none of them has that option.
+    Each quantization goes to those of them that know its name. Raises `ProfileError` for a plugin that is not installed
+    or ships nothing, for a quantization that none of them knows, or when none of them has that option.
     """
     installed = discover()
     there = [name for name in manifest.settings.get("plugin", {}) if name in installed.names]
@@ -72,20 +73,56 @@ def _each_that_ships(installed: Installed) -> Iterator[str]:
 
 
 def _quantizations(installed: Installed, names: Sequence[str], wanted: Sequence[str]) -> Iterator[str]:
-    """`--set` for each plugin that has the option: a list, or a word where it takes one only."""
+    """`--set` for each plugin that knows one of these names: a list, or a word where it takes one only."""
     if not wanted:
         return
     fields = {name: _option(installed, name) for name in names}
-    having = {name: field for name, field in fields.items() if field is not None}
+    having = {name: field.type for name, field in fields.items() if field is not None}
     if not having:
-        raise ProfileError(f"--quantization: {', '.join(names)} has no option of that name")
-    for name, field in having.items():
-        always = get_origin(field.type) is tuple
-        takes_list = always or any(get_origin(kind) is tuple for kind in get_args(field.type))
-        if not takes_list and len(wanted) > 1:
-            raise ProfileError(f"--quantization: {name} takes one at a time")
-        value = list(wanted) if always or len(wanted) > 1 else wanted[0]
-        yield f"plugin.{name}.{QUANTIZATION}={json.dumps(value)}"
+        has = "has" if len(names) == 1 else "have"
+        raise ProfileError(f"--quantization: {', '.join(names)} {has} no option of that name")
+    _require_known(wanted, having)
+    for name, kind in having.items():
+        spelled = (_spelled(value, kind) for value in wanted)
+        values = [*dict.fromkeys(value for value in spelled if value is not None)]
+        if values:
+            yield f"plugin.{name}.{QUANTIZATION}={json.dumps(_fitting(name, kind, values))}"
+
+
+def _require_known(wanted: Sequence[str], having: Mapping[str, Any]) -> None:
+    for value in wanted:
+        if all(_spelled(value, kind) is None for kind in having.values()):
+            admitted = {leaf for kind in having.values() for leaf in _leaves(kind) if leaf is not str}
+            text = (
+                f"--quantization {value}: {' and '.join(having)} {'knows' if len(having) == 1 else 'know'} no such type"
+            )
+            raise ProfileError(f"{text}{nearest(value.lower(), admitted)}")
+
+
+def _spelled(value: str, kind: Any) -> str | None:
+    """As the option writes it, `q4_k_m` for `Q4_K_M`; None if it is none of its names."""
+    leaves = [*_leaves(kind)]
+    known = {leaf.lower(): leaf for leaf in leaves if isinstance(leaf, str)}
+    return known.get(value.lower(), value if str in leaves else None)
+
+
+def _leaves(kind: Any) -> Iterator[Any]:
+    """Every name that a type lists in a `Literal`, and `str` where it takes any."""
+    if get_origin(kind) is Literal:
+        yield from get_args(kind)
+    elif kind is str:
+        yield str
+    else:
+        for part in get_args(kind):
+            yield from _leaves(part)
+
+
+def _fitting(name: str, kind: Any, values: list[str]) -> str | list[str]:
+    always = get_origin(kind) is tuple
+    takes_list = always or any(get_origin(part) is tuple for part in get_args(kind))
+    if not takes_list and len(values) > 1:
+        raise ProfileError(f"--quantization: {name} takes one at a time")
+    return values if always or len(values) > 1 else values[0]
 
 
 def _option(installed: Installed, name: str) -> Any:

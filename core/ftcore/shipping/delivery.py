@@ -1,47 +1,37 @@
-"""One pass of exports, from the first exporter to the last place that they are published at."""
+"""What happens to the artifacts when all are written: cards that say what they are worth, and where they are sent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
-from ftcore.card import write_card
-from ftcore.shipping.exporting import Shipment, export, proof_line, publish, require_proved
-from ftcore.shipping.verification import folder_of
-from ftcore.values import Artifact, Loaded, PreparedData
-
-Say = Callable[[str], None]
-
-
-def ship(
-    shipment: Shipment, loaded: Loaded, data: PreparedData, *, note: Callable[[Artifact], None], say: Say
-) -> list[Artifact]:
-    """Export and prove. Each artifact is given to `note` at once, for the manifest."""
-    artifacts = []
-    for artifact in export(shipment, loaded, data):
-        artifacts.append(artifact)
-        note(artifact)
-        say(proof_line(artifact))
-    return artifacts
+from ftcore.errors import RunError
+from ftcore.shipping.card import write_card
+from ftcore.shipping.exporting import Shipment
+from ftcore.shipping.verification import failed_proof, folder_of
+from ftcore.values import Artifact, Verdict
 
 
-def hand_over(shipment: Shipment, written: Sequence[Artifact], known: Sequence[Artifact], say: Say) -> list[str]:
+def hand_over(
+    shipment: Shipment, written: Sequence[Artifact], known: Sequence[Artifact], say: Callable[[str], None]
+) -> list[str]:
     """Write the cards and publish; the addresses.
 
     `written` are the artifacts of this pass, `known` all of the same weights. Raises `RunError` when one of this pass
     is not proved to be what was trained, after its card says so, or when one of them would be published.
     """
-    write_cards(shipment, known)
-    require_proved(written)
+    with shipment.writing("model cards"):
+        _write_cards(shipment, known)
+    _require_not_failed(written)
     places = []
-    for place in publish(shipment, known):
+    for place in _published(shipment, known):
         places.append(place)
         say(f"published: {place}")
     return places
 
 
-def write_cards(shipment: Shipment, artifacts: Sequence[Artifact]) -> None:
+def _write_cards(shipment: Shipment, artifacts: Sequence[Artifact]) -> None:
     """A card in each artifact's folder about what lies there, and one beside the weights about all of it.
 
     A checkpoint's weights lie beside a manifest of their own, with the figures of that step.
@@ -50,3 +40,19 @@ def write_cards(shipment: Shipment, artifacts: Sequence[Artifact]) -> None:
     for folder in dict.fromkeys(folder_of(artifact) for artifact in artifacts):
         write_card(folder, run, [artifact for artifact in artifacts if folder_of(artifact) == folder])
     write_card(shipment.saved, run, artifacts)
+
+
+def _published(shipment: Shipment, artifacts: Sequence[Artifact]) -> Iterator[str]:
+    for name in shipment.asked("publish"):
+        _require_not_failed(artifacts)
+        try:
+            yield from shipment.plugins.alone(name).publish(shipment.run, artifacts, shipment.saved)
+        except RunError as error:
+            raise RunError(f"{error}; to publish again: {shipment.again(name)}") from error
+
+
+def _require_not_failed(artifacts: Sequence[Artifact]) -> None:
+    """Raise `RunError` that names every artifact whose proof has failed."""
+    failed = [failed_proof(artifact) for artifact in artifacts if artifact.proof.verdict is Verdict.FAILED]
+    if failed:
+        raise RunError("\n".join(failed))

@@ -1,4 +1,4 @@
-"""`verification.json`: what was found of the artifacts of one folder, beside them."""
+"""What was found of an artifact: in words, and as `verification.json` beside it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ftcore.files import write_json
 from ftcore.manifest import artifact_as_json, now, versions
-from ftcore.values import Artifact, Verdict
+from ftcore.values import Artifact, Proof, Verdict
 
 FILE = "verification.json"
 STATEMENTS: Mapping[Verdict, str] = {
@@ -36,6 +36,28 @@ def write_verification(artifact: Artifact) -> None:
 def folder_of(artifact: Artifact) -> Path:
     """The artifact, or the folder that its file lies in."""
     return artifact.path if artifact.path.is_dir() else artifact.path.parent
+
+
+def figures_of(proof: Proof) -> str:
+    """The figures of a proof in a line of their own."""
+    return ", ".join(f"{name} {value:.3g}" for name, value in proof.figures.items())
+
+
+def proof_line(artifact: Artifact) -> str:
+    """One artifact with its verdict and figures, for the screen."""
+    figures = figures_of(artifact.proof)
+    verdict = f"{artifact.proof.verdict}{': ' if figures else ''}{figures}"
+    unproved = artifact.proof.verdict is not Verdict.PROVED and artifact.proof.note
+    return f"{artifact.kind} {artifact.path.name}: {verdict}{f' ({artifact.proof.note})' if unproved else ''}"
+
+
+def failed_proof(artifact: Artifact) -> str:
+    """One sentence: which artifact, and by how much."""
+    figures, note = figures_of(artifact.proof), artifact.proof.note
+    return (
+        f"export {artifact.kind}: {artifact.path} does not answer like the model that was trained "
+        f"({figures}{'; ' if figures and note else ''}{note}); do not ship it"
+    )
 
 
 def _stays(entry: Mapping[str, Any], artifact: Artifact) -> bool:

@@ -11,12 +11,13 @@ from typing import Any
 
 import attrs
 
+from ftcore.assembly import build_plugins
 from ftcore.data.prepare import Prepared, clean, prepare
 from ftcore.errors import FtcoreError, OutOfMemoryError
 from ftcore.files import write_json
 from ftcore.hardware.usage import process_peak
 from ftcore.hookspecs import Kind, hook_kinds
-from ftcore.plugins import Active, Plugins, build_plugins, implemented_hooks
+from ftcore.plugins import Active, Plugins, implemented_hooks
 from ftcore.preflight import load_profile
 from ftcore.processes.placement import is_several, with_processes
 from ftcore.processes.ranks import Ranks

@@ -59,14 +59,10 @@ class Gguf:
 
     @hookimpl
     def check(self, run: Run) -> Sequence[Problem]:
-        """The libraries must be there, a type must be named, and something must know the architecture."""
-        problems = missing("gguf", "gguf", "gguf", "xllamacpp", "safetensors", "numpy")
-        if not self.config.quantizations:
-            message = "is empty; name a type such as q4_k_m, or leave it out"
-            problems.append(Problem(key="plugin.gguf.quantization", message=message))
-        from ftcore_plugins.gguf.checks import converter_problems
+        """The libraries must be there, and each option must be one that the model and a Modelfile can take."""
+        from ftcore_plugins.gguf.checks import problems
 
-        return [*problems, *converter_problems(run, self.config.converter)]
+        return [*missing("gguf", "gguf", "gguf", "xllamacpp", "safetensors", "numpy"), *problems(run, self.config)]
 
     @hookimpl
     def export_size(self, parameters: int) -> int:

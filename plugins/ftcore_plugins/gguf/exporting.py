@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,41 +12,15 @@ import attrs
 from ftcore.api import Artifact, Loaded, PreparedData, Proof, Run, RunError, Verdict
 from ftcore_plugins.common.merging import Merged, merged_folder
 from ftcore_plugins.gguf import KIND, Options
+from ftcore_plugins.gguf.checks import require_context
 from ftcore_plugins.gguf.convert import Dtype, convert, convert_vision, supports
 from ftcore_plugins.gguf.external import convert_with_llama_cpp
 from ftcore_plugins.gguf.mixture import MOST
 from ftcore_plugins.gguf.modelfile import modelfile_of, write_modelfile
+from ftcore_plugins.gguf.places import BASE, WORK, Places, file_name
 from ftcore_plugins.gguf.quantize import Importance, quantize
+from ftcore_plugins.gguf.settings import read_config
 from ftcore_plugins.gguf.weights import BeyondFloat16Error
-
-VISION, ADAPTER, BASE, WORK = "mmproj", "lora", "base", ".work/gguf"
-
-
-@attrs.frozen(kw_only=True)
-class Places:
-    """Where files go: what is shipped, and what is only needed on the way. `name` is the run's, as in a file's name."""
-
-    folder: Path
-    work: Path
-    name: str
-
-    def shipped(self, quantization: str) -> Path:
-        """The text model."""
-        return self.folder / f"{self.name}-{quantization}.gguf"
-
-    def made_from(self, dtype: str) -> Path:
-        """The whole weights that what is shipped is quantized from, where they are not shipped themselves."""
-        return self.work / f"{self.name}-{dtype}.gguf"
-
-    @property
-    def vision(self) -> Path:
-        """What sees images for it."""
-        return self.folder / f"{VISION}-{self.name}-f16.gguf"
-
-    @property
-    def adapter(self) -> Path:
-        """The adapter alone."""
-        return self.folder / f"{self.name}-{ADAPTER}-f16.gguf"
 
 
 def export(
@@ -62,6 +34,7 @@ def export(
     # What may be refused for a reason of its own comes before what takes long.
     alone = [_adapter(places, loaded, run, saved)] if config.lora else []
     merged = merged_folder(run, loaded, data, saved, exports)
+    require_context(read_config(merged.folder), config.context)
     writer = Writer(config=config, merged=merged, places=places)
     seeing = writer.vision()
     source = writer.source()
@@ -73,11 +46,6 @@ def export(
     texts = [_text(path, name, merged, seeing, config) for name, path in paths.items()]
     images = [Artifact(kind=KIND, path=seeing, details={"quantization": "f16", "part": "images"})] if seeing else []
     return [*texts, *images, *alone]
-
-
-def file_name(name: str) -> str:
-    """A name that no shell, and no Modelfile, has trouble with."""
-    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or "model"
 
 
 @attrs.frozen(kw_only=True)
@@ -131,8 +99,8 @@ class Writer:
         return target
 
     @property
-    def _settings(self) -> dict[str, Any]:
-        return dict(json.loads((self.merged.folder / "config.json").read_text("utf-8")))
+    def _settings(self) -> Mapping[str, Any]:
+        return read_config(self.merged.folder)
 
     @property
     def _is_known(self) -> bool:

@@ -8,14 +8,13 @@ installed into a folder of its own, which no other program imports from.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
 from ftcore.api import RunError
+from ftcore_plugins.common.converters import convert_apart, last_words
 from ftcore_plugins.gguf.files import written
 from ftcore_plugins.gguf.pretokenizers import pre_tokenizer
 
@@ -71,18 +70,14 @@ def convert_with_llama_cpp(
 
 
 def _run(script: Path, merged: Path, folder: Path, dtype: str, *, vision: bool) -> None:
-    command = [sys.executable, "-P", str(STARTER), str(script), _pre_tokenizer(merged), str(merged.absolute())]
+    command = [str(STARTER), str(script), _pre_tokenizer(merged), str(merged.absolute())]
     command += ["--outtype", dtype, "--outfile", str(folder / "model.gguf"), *(["--mmproj"] if vision else [])]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     try:
-        ended = subprocess.run(  # noqa: S603 - our own interpreter, and the converter that the user chose
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT, check=False
-        )
+        ended = convert_apart(command, limit=LIMIT)
     except subprocess.TimeoutExpired as error:
         raise RunError(f"gguf: {script} was not done with {merged} within {LIMIT / 3600:.0f} hours") from error
     if ended.returncode:
-        said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-        last = said[-1].removeprefix("ERROR:hf-to-gguf:") if said else f"it ended with code {ended.returncode}"
+        last = last_words(ended).removeprefix("ERROR:hf-to-gguf:")
         raise RunError(f"gguf: llama.cpp's converter cannot convert {merged}: {last}")
 
 

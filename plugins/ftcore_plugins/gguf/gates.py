@@ -23,31 +23,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import attrs
-
 from ftcore_plugins.common.proof.reference import Reference
-from ftcore_plugins.common.proof.verdict import EXACT, WHOLE, Gate, whole_gate
+from ftcore_plugins.common.proof.verdict import EXACT, WHOLE, Gate, Share, whole_gate
 
-
-@attrs.frozen
-class Limit:
-    """Mean divergence that is rounding: so many times the sensitivity, and never less than `least` nats."""
-
-    factor: float
-    least: float
-
-
-LIMITS: Mapping[str, Limit] = {
-    "f32": Limit(0.3, 1e-5),
-    "f16": Limit(0.3, 1e-5),
-    "bf16": Limit(4.0, 5e-4),
-    "q8_0": Limit(25.0, 2e-4),
-    "q6_k": Limit(140.0, 5e-4),
-    "q5_k_m": Limit(600.0, 1e-3),
-    "q4_k_m": Limit(1300.0, 3e-3),
+LIMITS: Mapping[str, Share] = {
+    "f32": Share(factor=0.3, least=1e-5, most=1e-2),
+    "f16": Share(factor=0.3, least=1e-5, most=1e-2),
+    "bf16": Share(factor=4.0, least=5e-4, most=5e-2),
+    "q8_0": Share(factor=25.0, least=2e-4, most=0.2),
+    "q6_k": Share(factor=140.0, least=5e-4, most=1.0),
+    "q5_k_m": Share(factor=600.0, least=1e-3, most=2.0),
+    "q4_k_m": Share(factor=1300.0, least=3e-3, most=2.0),
 }
 
-OTHER = Limit(20_000.0, 5e-2)
+OTHER = Share(factor=20_000.0, least=5e-2, most=2.0)
 """A type that ftcore does not write, made by another tool."""
 
 UNKNOWN = 1e-3
@@ -66,7 +55,7 @@ def gate_of(quantization: str, *, rounded: bool, asked: Reference) -> Gate:
     kind = "bf16" if rounded and quantization in WHOLE else quantization
     limit = LIMITS.get(kind, OTHER)
     left = EXACT if asked.exact else whole_gate("bf16", exact=False, sensitivity=asked.sensitivity)
-    kl_mean = max(limit.least, limit.factor * (asked.sensitivity or UNKNOWN))
+    kl_mean = min(limit.most, max(limit.least, limit.factor * (asked.sensitivity or UNKNOWN)))
     kl_mean += 0.0 if asked.exact else left.kl_mean  # no file can be nearer to the model than that is to itself
     return Gate(
         kl_mean=kl_mean,

@@ -14,9 +14,10 @@ from gguf import GGMLQuantizationType, GGUFType, GGUFWriter, Keys, TensorNameMap
 from ftcore.api import RunError
 from ftcore_plugins.gguf.architectures import has_shape, is_of_vision, plain_name, shape_of, tensor_names
 from ftcore_plugins.gguf.convert import mapped, rotated, scale, tensor_map
+from ftcore_plugins.gguf.mixture import FILE_TYPES
 from ftcore_plugins.gguf.settings import Settings, read_settings
 from ftcore_plugins.gguf.weights import TYPES, Stored, Weight, read_file
-from ftcore_plugins.gguf.writing import FILE_TYPES, write_file
+from ftcore_plugins.gguf.writing import write_file
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PART = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>[AB])\.weight")

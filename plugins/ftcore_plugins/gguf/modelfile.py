@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gguf import GGUFReader
-from jinja2 import TemplateError
 
-from ftcore.api import PreparedData, RunError
+from ftcore.api import PreparedData
 from ftcore_plugins.gguf import Options
 from ftcore_plugins.gguf.files import written
 from ftcore_plugins.gguf.go_template import Messages, Render, translated
@@ -34,7 +33,7 @@ def write_modelfile(path: Path, vision: Path | None, *, config: Options, process
         *_template_lines(known, processor),
         *(f'PARAMETER stop "{token}"' for token in _stops(processor, data)),
         f"PARAMETER num_ctx {config.context or _context(known)}",
-        *([f'SYSTEM """{_quoted(config.system)}"""'] if config.system else []),
+        *([f'SYSTEM """{config.system}"""'] if config.system else []),
     ]
     with written(modelfile_of(path)) as partial:
         partial.write_text("\n".join(lines) + "\n", "utf-8")
@@ -61,15 +60,17 @@ def _stops(processor: Any, data: PreparedData) -> list[str]:
 def _renderer(processor: Any, opening: str) -> Render | None:
     """Writes chats as transformers does, but for the first token where llama.cpp puts it there itself."""
     tokenizer = getattr(processor, "tokenizer", processor)
-    template = tokenizer.chat_template or getattr(processor, "chat_template", None)
-    if not template:
+    its_own = getattr(processor, "chat_template", None)
+    if not (tokenizer.chat_template or its_own):
         return None
+    # A tokenizer may have several by name, and then knows itself which one is for a plain chat.
+    template = {} if tokenizer.chat_template else {"chat_template": its_own}
 
     def render(messages: Messages, reply: bool, **variables: Any) -> str:
-        given = {"chat_template": template, "tokenize": False, "add_generation_prompt": reply, **variables}
+        given = {**template, "tokenize": False, "add_generation_prompt": reply, **variables}
         try:
             return str(tokenizer.apply_chat_template(list(messages), **given)).removeprefix(opening)
-        except TemplateError as error:
+        except Exception as error:  # whatever a template does with a conversation that it was not written for
             raise ValueError(str(error)) from error
 
     return None if _is_dated(render) else render
@@ -96,9 +97,3 @@ def _opening(known: GGUFReader) -> str:
 def _context(known: GGUFReader) -> int:
     architecture = known.fields["general.architecture"].contents()
     return min(MOST_CONTEXT, int(known.fields[f"{architecture}.context_length"].contents()))
-
-
-def _quoted(text: str) -> str:
-    if '"""' in text:
-        raise RunError('plugin.gguf.system: """ ends a text in a Modelfile; write it without')
-    return text

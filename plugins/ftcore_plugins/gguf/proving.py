@@ -16,9 +16,9 @@ from ftcore_plugins.common.proof.verdict import judge
 from ftcore_plugins.gguf import KIND
 from ftcore_plugins.gguf.gates import gate_of
 from ftcore_plugins.gguf.mixture import FILE_TYPES
+from ftcore_plugins.gguf.places import BASE, SUFFIX, VISION, WORK
 
 RUNTIME = "ftcore_plugins.gguf.runtime"
-SUFFIX, VISION, WORK, BASE = ".gguf", "mmproj", ".work/gguf", "base"
 SAMPLED = 1 << 16
 """Numbers of a matrix that are looked at."""
 
@@ -62,8 +62,8 @@ def prove(artifact: Artifact, reference: Path, known: dict[str, Proof]) -> Proof
     asked = read_reference(reference)
     try:
         facts = read_facts(artifact.path)
-    except (ValueError, KeyError, IndexError, OSError) as error:
-        note = f"it is no whole GGUF: {str(error).partition(chr(10))[0]}"
+    except Exception as error:  # whatever a damaged file makes of a library that takes it for a whole one
+        note = f"it is no whole GGUF, but cut short or damaged ({str(error).partition(chr(10))[0]})"
         return Proof(verdict=Verdict.FAILED, note=note)
     prover = {"adapter": _prove_adapter, "mmproj": _prove_vision}.get(facts.holds, _prove_model)
     return prover(artifact, _Judge(reference=reference, asked=asked, known=known))

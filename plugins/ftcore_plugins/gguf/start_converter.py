@@ -12,9 +12,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ftcore_plugins.common.converters import end_with_parent
+
 
 def main() -> None:
     """Run the script with the rest of the arguments."""
+    end_with_parent()
     script, pre_tokenizer, *arguments = sys.argv[1:]
     sys.path.insert(0, str(Path(script).parent))
     if pre_tokenizer:

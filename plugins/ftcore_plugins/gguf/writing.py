@@ -8,18 +8,13 @@ from typing import BinaryIO
 
 import numpy as np
 import yaml
-from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFWriter, LlamaFileType, Metadata, size_label
+from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFWriter, Metadata, size_label
 
 from ftcore.api import RunError
 from ftcore_plugins.common.quiet import quiet_logger
 from ftcore_plugins.gguf.files import written
+from ftcore_plugins.gguf.mixture import FILE_TYPES
 from ftcore_plugins.gguf.weights import Weight
-
-FILE_TYPES = {
-    "f32": LlamaFileType.ALL_F32,
-    "f16": LlamaFileType.MOSTLY_F16,
-    "bf16": LlamaFileType.MOSTLY_BF16,
-}
 
 
 def write_file(target: Path, writer: GGUFWriter, weights: Sequence[Weight]) -> None:

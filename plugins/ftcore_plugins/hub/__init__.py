@@ -80,7 +80,7 @@ def _token_problems(repository: str, run: str, *, known: bool) -> Iterator[Probl
         )
         return
     except Unreachable as error:
-        text = f"{hub_address()} does not answer ({error}); the push at the end of the run would fail"
+        text = f"{hub_address()} does not answer ({error}), and a push needs it"
         yield Problem(key=KEY, message=text, severity="warning")
         return
     target = named(repository, account.name, run)

@@ -19,6 +19,7 @@ from ftcore.api import Artifact, RunError
 
 __all__ = [
     "ADAPTER_CONFIG",
+    "BRANCH",
     "CARD",
     "MODEL_CONFIG",
     "VERIFICATION",
@@ -32,6 +33,7 @@ __all__ = [
 CARD, VERIFICATION = "README.md", "verification.json"
 ADAPTER_CONFIG, MODEL_CONFIG = "adapter_config.json", "config.json"
 OWN = {CARD, VERIFICATION}  # of a folder; the repository has one of each
+BRANCH = "main"
 COMPANIONS = ("Modelfile", "mmproj-")
 
 

@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import attrs
@@ -25,12 +26,14 @@ class Patience:
     """Waits twice as long each time, with up to a half more by chance; or as long as the hub asks for, within reason.
 
     The client itself asks five times for each part of an upload before it gives up; this is about what is left.
+    A hub that says nothing for `silence` seconds counts as one that has hung up; the client alone would wait for ever.
     """
 
     tries: int = 6
     first: float = 2.0
     most: float = 60.0
     longest_asked: float = 900.0
+    silence: float = 300.0
     sleep: Callable[[float], None] = time.sleep
 
     def __call__(self, call: Callable[[], T], say: Callable[[str], None]) -> T:
@@ -46,6 +49,18 @@ class Patience:
                 say(f"{_what(error)}; trying again in {wait:.0f} s ({number + 1} of {self.tries})")
                 self.sleep(wait)
         return call()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While it lasts, the hub's client takes silence for a broken connection."""
+        from huggingface_hub import get_session
+
+        session = get_session()
+        before, session.timeout = session.timeout, self.silence
+        try:
+            yield
+        finally:
+            session.timeout = before
 
 
 def is_passing(error: BaseException) -> bool:

@@ -27,7 +27,17 @@ from ftcore.api import Artifact, Proof, Run, RunError, Verdict, write_card
 from ftcore_plugins.common.hub_login import find_token, is_token, token_source
 from ftcore_plugins.hub import Options
 from ftcore_plugins.hub.faults import push_errors
-from ftcore_plugins.hub.layout import ADAPTER_CONFIG, CARD, MODEL_CONFIG, VERIFICATION, File, Part, files_of, parts
+from ftcore_plugins.hub.layout import (
+    ADAPTER_CONFIG,
+    BRANCH,
+    CARD,
+    MODEL_CONFIG,
+    VERIFICATION,
+    File,
+    Part,
+    files_of,
+    parts,
+)
 from ftcore_plugins.hub.names import named
 from ftcore_plugins.hub.patience import Patience
 from ftcore_plugins.hub.usage import usage
@@ -39,7 +49,6 @@ TOGETHER = 50  # files of one commit
 MEGABYTE = 10**6
 MOVED = (ADAPTER_CONFIG, "adapter_model.safetensors")
 WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-BRANCH = "main"
 LOG = logging.getLogger("ftcore.plugins.hub")
 
 
@@ -51,16 +60,16 @@ def push(
     if not is_token(find_token()):
         raise RunError(f"plugin.hub: {token_source()} holds characters that no token has; set it again")
     api = HfApi(library_name="ftcore")
-    with push_errors(config.repository):
+    with push_errors(config.repository), ask.listening():
         user = str(ask(api.whoami, LOG.warning)["name"])
     repository = named(config.repository, user, run.name)
-    with push_errors(repository), _bars():
+    with push_errors(repository), ask.listening(), _bars():
         target = Target(api=api, ask=ask, name=repository, branch=config.revision)
         target.open(private=config.private)
         model_there = MODEL_CONFIG in ask(lambda: target.there([MODEL_CONFIG]), LOG.warning)
         chosen = parts(artifacts, saved, config.what, model_there=model_there)
         files = {file.name: file for part in chosen for file in files_of(part)}
-        told = _told(run, chosen, repository)
+        told = _told(run, chosen, repository, config.revision)
         target.take([*told, *(file for name, file in files.items() if name not in (CARD, VERIFICATION))])
     return f"{api.endpoint}/{repository}" + ("" if config.revision == BRANCH else f"/tree/{config.revision}")
 
@@ -162,11 +171,11 @@ def _digest(file: File, digest: Any) -> str:
     return str(digest.hexdigest())
 
 
-def _told(run: Run, chosen: Sequence[Part], repository: str) -> list[File]:
+def _told(run: Run, chosen: Sequence[Part], repository: str, revision: str) -> list[File]:
     """The card of the whole repository, and what its proofs found."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        artifacts = [_moved_to(folder, part, usage(part, repository)) for part in chosen]
+        artifacts = [_moved_to(folder, part, usage(part, repository, revision)) for part in chosen]
         write_card(folder, run, artifacts)
         card = (folder / CARD).read_bytes()
     return [File(name=CARD, content=card), File(name=VERIFICATION, content=_verification(run, chosen))]

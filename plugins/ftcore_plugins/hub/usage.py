@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from shlex import quote
 
-from ftcore_plugins.hub.layout import Part, read_adapter
+from ftcore_plugins.hub.layout import BRANCH, Part, read_adapter
 
 __all__ = ["usage"]
 
 QUANTIZATION = re.compile(r"(?:q\d\w*|iq\d\w*|f16|f32|bf16)", re.IGNORECASE)
 
 
-def usage(part: Part, repository: str) -> str:
+def usage(part: Part, repository: str, revision: str) -> str:
     """Lines to copy; empty for a kind that only its exporter knows how to run."""
     if part.kind == "merged":
-        return f"from transformers import pipeline\n\npipe = pipeline(model={repository!r})"
+        return f"from transformers import pipeline\n\npipe = pipeline(model={repository!r}{_pinned(revision)})"
     if part.kind == "adapter":
-        return _adapter(part, repository)
+        return _adapter(part, repository, revision)
     details = part.artifact.details if part.artifact else {}
-    if part.kind == "gguf" and not details.get("part"):
+    if part.kind == "gguf" and not details.get("part") and revision == BRANCH:  # neither tool takes another branch
         tag = _tag(part)
         return f"llama-server -hf {repository}{tag}\nollama run hf.co/{repository}{tag}"
     told = details.get("run", "").replace(str(part.source), part.place)
-    if told and part.source.is_dir():
-        return f"hf download {repository} --include '{part.place}/*' --local-dir .\n{told}"
-    return told
+    return f"{_download(part, repository, revision)}\n{told}" if told else ""
 
 
-def _adapter(part: Part, repository: str) -> str:
+def _download(part: Part, repository: str, revision: str) -> str:
+    what = f"--include {quote(part.place + '/*')}" if part.source.is_dir() else quote(part.place)
+    branch = "" if revision == BRANCH else f" --revision {revision}"
+    return f"hf download {repository} {what}{branch} --local-dir ."
+
+
+def _pinned(revision: str) -> str:
+    return "" if revision == BRANCH else f", revision={revision!r}"
+
+
+def _adapter(part: Part, repository: str, revision: str) -> str:
     images = (part.source / "processor_config.json").is_file()
     kind = "AutoModelForImageTextToText" if images else "AutoModelForCausalLM"
     inside = f", subfolder={part.place!r}" if part.place else ""
@@ -38,7 +47,7 @@ def _adapter(part: Part, repository: str) -> str:
             f"from transformers import {kind}",
             "",
             f"base = {kind}.from_pretrained({_base(part)!r})",
-            f"model = PeftModel.from_pretrained(base, {repository!r}{inside})",
+            f"model = PeftModel.from_pretrained(base, {repository!r}{inside}{_pinned(revision)})",
         ]
     )
 

@@ -12,11 +12,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ftcore_plugins.common.converters import end_with_parent
 from ftcore_plugins.mlx.isolation import without_torch
 
 
 def main() -> None:
     """Write each target of the request into a folder of its own."""
+    end_with_parent()
     folder, request = Path(sys.argv[1]), json.loads(sys.argv[2])
     try:
         convert_all(folder, request)

@@ -26,6 +26,9 @@ TIMES = 4.0
 """Most mean divergence, as a multiple of what rounding alone makes of the model's own answers: 2.3 was measured over
 180 quantized exports of 30 random tiny models."""
 
+MOST = 2.0
+"""Mean divergence above which it is another model, however much rounding does: 1.6 was the most over these exports."""
+
 SIGMAS = 8.0
 """How sure the tuned model may be of a token that rounding changes, in standard deviations of the difference of two
 logits, as `kl_mean` gives it (half the variance is the divergence): 4.7 was measured over the same exports."""
@@ -67,5 +70,5 @@ def gate(name: str, findings: Findings, *, exact: bool) -> Gate:
     rounding = findings.figures.get("rounding_kl")
     if rounding is None:
         return (EXACT if exact else ROUNDED) if name == "float32" else UNMEASURED
-    kl = max(LEAST.kl_mean, float(f"{TIMES * rounding:.2g}"))
+    kl = min(MOST, max(LEAST.kl_mean, float(f"{TIMES * rounding:.2g}")))
     return Gate(kl_mean=kl, margin=max(LEAST.margin, SIGMAS * math.sqrt(2 * kl)), image_kl=max(LEAST.image_kl, kl))

@@ -28,6 +28,7 @@ class MlxRuntime:
 
     def __init__(self, artifact: Path, *, images: bool = False) -> None:
         without_torch()
+        _without_compiler()
         load: Callable[[Path], tuple[Any, Any]] = _load_with_images if images else _load
         self._model, self._tokenizer = load(artifact)
         self._answered: dict[Asked, np.ndarray] = {}
@@ -94,6 +95,13 @@ class MlxRuntime:
 
         answer = self._model(mx.array([list(ids)]), cache=cache)
         return getattr(answer, "logits", answer)[0]
+
+
+def _without_compiler() -> None:
+    """On Linux MLX compiles what it fuses with g++, if there is one: seconds for each kernel, for the same figures."""
+    import mlx.core as mx
+
+    mx.disable_compile()
 
 
 def _load(folder: Path) -> tuple[Any, Any]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import signal
 import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import attrs
 
 from ftcore.api import Run, RunError, write_card
+from ftcore_plugins.common.converters import convert_apart, last_words
 from ftcore_plugins.common.staging import staged
 from ftcore_plugins.mlx.checks import lacking, width_fault
 from ftcore_plugins.mlx.formats import Format, source_is_kept
@@ -70,6 +69,7 @@ def write(order: Order, exports: Path) -> Iterator[Written]:
     with _told(work):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
+        _require_place(exports / "mlx")  # before what takes long
         _convert(order, work)
     whole = [order.place(format, exports) for format in order.formats if not format.bits]
     source = next(iter(whole), work / WHOLE)
@@ -92,6 +92,12 @@ def require_convertible(order: Order) -> None:
         raise RunError(f"plugin.mlx.group_size: {fault}")
 
 
+def _require_place(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=HIDDEN):
+        pass
+
+
 def _convert(order: Order, work: Path) -> None:
     """All folders in one process: reading the library takes longer than writing a small model."""
     targets = [attrs.asdict(format) for format in order.formats]
@@ -104,28 +110,16 @@ def _convert(order: Order, work: Path) -> None:
         "group_size": order.group_size,
         "targets": targets,
     }
-    command = [sys.executable, "-P", "-m", CONVERTER, str(work), json.dumps(request)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    ended = subprocess.run(  # noqa: S603 - our own interpreter and module
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        start_new_session=True,  # Ctrl-C asks the run to stop, which must not look like a converter that failed
-        check=False,
-    )
+    ended = convert_apart(["-m", CONVERTER, str(work), json.dumps(request)])
     if ended.returncode:
         raise RunError(f"mlx: {_reason(ended, work)}")
 
 
 def _reason(ended: subprocess.CompletedProcess[bytes], work: Path) -> str:
     """Why a converter has failed, in its own last words."""
-    words = (ended.stderr.decode("utf-8", "replace").strip().splitlines() or [""])[-1]
+    words = last_words(ended)
     if UNWRITTEN in words:
         return f"{work} cannot be written: {words}; make room, or name another run.output_dir"
-    if ended.returncode < 0:
-        killed = signal.Signals(-ended.returncode).name
-        words = f"{killed}{', most likely since memory ran out' if killed == 'SIGKILL' else ''}"
     return f"the merged model cannot be converted: {words}"
 
 

@@ -18,8 +18,8 @@ TEXTS = (
     "\n\n\n",
 )
 """Code, spaces, tabs, lines, scripts, emoji, digits, contractions; and characters that few vocabularies have, which
-are taken apart into bytes. Without the NUL character, which ends a text for programs in C; and none begins with a space,
-before which llama.cpp puts another one for Llama 2's kind of tokenizer, and transformers does not."""
+are taken apart into bytes. Without the NUL character, which ends a text for programs in C; and none begins with a
+space, before which llama.cpp puts another one for Llama 2's kind of tokenizer, and transformers does not."""
 
 QUESTIONS = (
     "What is 2 + 2?",

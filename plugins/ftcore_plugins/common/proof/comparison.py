@@ -15,6 +15,9 @@ from ftcore_plugins.common.proof.reference import Continuation, Reference
 LEAST = 1e-12
 """Probability mass below which a rest is rounding."""
 
+MOST = 1.0 + 1e-3
+"""Probability mass of some tokens, with what rounding adds; more is none."""
+
 LOWEST = -1e4
 """Log-probability of what is impossible: as good as minus infinity, and can be multiplied by zero."""
 
@@ -89,8 +92,8 @@ def divergence(reference: np.ndarray, found: Distribution) -> float:
     """
     ours = _normal(reference)
     theirs = np.maximum(np.asarray(found.log_probabilities, np.float64), LOWEST)  # keeps what is no number
-    if np.isnan(theirs).any():
-        raise AnswerError("it answers with what is no number (NaN)")
+    if not np.isfinite(theirs).all():
+        raise AnswerError("it answers with what is no number (NaN) or infinite")
     if found.ids is not None:
         return _partly(ours, theirs, np.asarray(found.ids))
     if theirs.shape != ours.shape:
@@ -104,7 +107,10 @@ def _partly(ours: np.ndarray, theirs: np.ndarray, ids: np.ndarray) -> float:
     if len(ids) == len(ours):
         return float(np.sum(np.exp(ours[ids]) * (ours[ids] - _normal(theirs))))
     known = ours[ids]
-    rest, their_rest = (max(0.0, 1.0 - float(np.exp(part).sum())) for part in (known, theirs))
+    mass = float(np.exp(theirs).sum())
+    if not 0.0 < mass < MOST:
+        raise AnswerError(f"the probabilities that it answers add up to {mass:.3g}")
+    rest, their_rest = max(0.0, 1.0 - float(np.exp(known).sum())), max(0.0, 1.0 - mass)
     over_known = float(np.sum(np.exp(known) * (known - theirs)))
     return over_known + (rest * float(np.log(rest / max(their_rest, LEAST))) if rest > LEAST else 0.0)
 

@@ -10,7 +10,6 @@ and asks it from the training process with `ask("ftcore_plugins.gguf.runtime", .
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ from typing import IO, Any
 
 import attrs
 
+from ftcore_plugins.common.converters import PARENT, end_with_parent
 from ftcore_plugins.common.proof.comparison import Findings, compare
 from ftcore_plugins.common.proof.questions import Runtime
 from ftcore_plugins.common.proof.reference import read_reference
@@ -40,8 +40,6 @@ OF_THE_RUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RAN
 PREFIXES = ("MASTER_", "TORCHELASTIC_", "ACCELERATE_", "FSDP_", "SLURM_")
 """Of the environment, what tells a library that it is one of several processes, which a runtime is not."""
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-
 
 def ask(
     module: str,
@@ -53,7 +51,8 @@ def ask(
 ) -> Findings:
     """Have the module's process compare `artifact` with `reference`, for at most `limit` seconds.
 
-    What goes wrong in it is a finding too. Raises `RunError` when the reference itself cannot be read.
+    What goes wrong in it is a finding too; what this machine lacks, time or memory, is no fault of the artifact's.
+    Raises `RunError` when the reference itself cannot be read.
     """
     read_reference(reference)
     with tempfile.TemporaryDirectory() as scratch:
@@ -65,8 +64,8 @@ def ask(
             try:
                 code = process.wait(limit)
             except subprocess.TimeoutExpired:
-                return Findings(error=f"its runtime did not answer within {_duration(limit)}")
-        return _read(result) if result.is_file() else Findings(error=_ending(code, words()))
+                return Findings(unanswered=[f"its runtime did not answer within {_duration(limit)}"])
+        return _read(result) if result.is_file() else _ended(code, words())
 
 
 @contextmanager
@@ -103,7 +102,7 @@ def _environment(folder: Path) -> dict[str, str]:
         name: value for name, value in os.environ.items() if name not in OF_THE_RUN and not name.startswith(PREFIXES)
     }
     # Without a GPU: the training process still holds its memory. TMPDIR: what it leaves there goes with the folder.
-    return {**kept, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder)}
+    return {**kept, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder), PARENT: str(os.getpid())}
 
 
 def _keep_last(stream: IO[bytes], kept: deque[str]) -> None:
@@ -130,14 +129,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:g} seconds"  # noqa: PLR2004
 
 
-def _ending(code: int, words: list[str]) -> str:
-    how = f"code {code}"
-    if code < 0:
-        how = signal.Signals(-code).name
+def _ended(code: int, words: list[str]) -> Findings:
     if code == -signal.SIGKILL:
-        how += ", most likely since memory ran out"
+        return Findings(unanswered=["its runtime ended with SIGKILL, most likely since memory ran out"])
+    how = signal.Signals(-code).name if code < 0 else f"code {code}"
     last = _last_words(words)
-    return f"its runtime ended with {how}{': ' if last else ''}{last}"
+    return Findings(error=f"its runtime ended with {how}{': ' if last else ''}{last}")
 
 
 def _last_words(words: list[str]) -> str:
@@ -148,7 +145,7 @@ def _last_words(words: list[str]) -> str:
 
 def answer(open_runtime: Callable[..., Runtime]) -> None:
     """The main function of a runtime's process: `open_runtime(artifact, **options)` loads the artifact."""
-    _end_with_parent()
+    end_with_parent()
     artifact, reference, result, options = sys.argv[1:]
     findings = examine(open_runtime, Path(artifact), Path(reference), json.loads(options))
     partial = Path(f"{result}.partial")
@@ -175,9 +172,3 @@ def examine(
 
 def _line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:300] or type(error).__name__
-
-
-def _end_with_parent() -> None:
-    """Have the system kill this process when the one that asks dies, however it dies. Linux only; else nothing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import attrs
 
 from ftcore.files import replace_text
-from ftcore.front_matter import Subject, front_matter
 from ftcore.manifest import FILE as MANIFEST
 from ftcore.manifest import Manifest, new_manifest, read_manifest
+from ftcore.shipping.front_matter import Subject, front_matter
 from ftcore.values import Artifact, Run, Verdict
 
 __all__ = ["FILE", "write_card"]
@@ -101,11 +102,26 @@ def _details(subject: Subject, artifact: Artifact) -> str:
 
 
 def _commands(subject: Subject) -> Iterator[str]:
-    for artifact in subject.artifacts:
+    here = [artifact for artifact in subject.artifacts if artifact.path.is_relative_to(subject.folder)]
+    if subject.kind == "adapter" and not here:
+        yield from _load_adapter(subject)
+    for artifact in here:
         text = artifact.details.get(RUN, "").strip("\n")
         if text and artifact.proof.verdict is not Verdict.FAILED:
             lines = [_without_places(subject, line).replace("```", "") for line in text.splitlines()]
             yield from (f"`{_name(subject, artifact)}`:", "", "```", *lines, "```", "")
+
+
+def _load_adapter(subject: Subject) -> Iterator[str]:
+    images = (subject.folder / "processor_config.json").is_file()
+    kind = "AutoModelForImageTextToText" if images else "AutoModelForCausalLM"
+    yield "```python"
+    yield "from peft import PeftModel"
+    yield f"from transformers import {kind}"
+    yield ""
+    yield f"base = {kind}.from_pretrained({subject.base!r})"
+    yield f"model = PeftModel.from_pretrained(base, {subject.folder.name!r})"
+    yield "```"
 
 
 def _images(subject: Subject) -> Iterator[str]:
@@ -222,10 +238,18 @@ def _clean(subject: Subject, text: str) -> str:
 def _without_places(subject: Subject, text: str) -> str:
     """`text` with names in place of paths: a reader has other folders, and is told nothing of this machine's."""
     for artifact in subject.artifacts:
-        text = text.replace(str(artifact.path), artifact.path.name)
+        for spelling in _spellings(artifact.path):
+            text = text.replace(spelling, artifact.path.name)
     for folder in (subject.folder, subject.home):
-        text = text.replace(f"{folder}/", "")
+        for spelling in _spellings(folder):
+            text = text.replace(f"{spelling}/", "")
     return PLACE.sub(r"\1", text)
+
+
+def _spellings(path: Path) -> set[str]:
+    """A path as text, and between the quotes that Python and a shell put around it."""
+    text = str(path)
+    return {text, repr(text)[1:-1], shlex.quote(text).removeprefix("'").removesuffix("'")}
 
 
 def _cell(value: Any) -> str:
