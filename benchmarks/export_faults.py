@@ -98,7 +98,7 @@ def _other_template(made: Made, _: Path) -> Made:
 
 @contextmanager
 def _unpermuted() -> Iterator[None]:
-    from ftcore_plugins.gguf import convert
+    from ftcore_plugins.gguf.conversion import convert
 
     kept, convert.rotated = convert.rotated, lambda *_: 0
     try:
@@ -109,7 +109,7 @@ def _unpermuted() -> Iterator[None]:
 
 @contextmanager
 def _misnamed_split() -> Iterator[None]:
-    from ftcore_plugins.gguf import vocabulary
+    from ftcore_plugins.gguf.conversion import vocabulary
 
     kept, vocabulary.pre_tokenizer = vocabulary.pre_tokenizer, lambda _: "smollm"
     try:

@@ -147,7 +147,8 @@ def _own_head(shape: Mapping[str, Any]) -> dict[str, Any]:
 
 def _gemma(shape: Mapping[str, Any]) -> dict[str, Any]:
     head = _own_head(shape)["head_dim"]
-    return {"head_dim": head, "query_pre_attn_scalar": head, "sliding_window": 128}
+    # One layer of six sees everything; MLX runs no model without such a one.
+    return {"head_dim": head, "query_pre_attn_scalar": head, "sliding_window": 128, "num_hidden_layers": 6}
 
 
 FAMILY_KEYS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +41,42 @@ def finite(value: Any) -> Any:
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether `error` says so: safetensors has an exception of its own for what is an `OSError` elsewhere."""
+    """Whether `error` says so."""
+    return _is_one_of(error, errno.ENOSPC, errno.EDQUOT)
+
+
+def file_is_too_large(error: BaseException) -> bool:
+    """Whether `error` says that a limit on the size of one file was met: the file system's, or the shell's."""
+    return _is_one_of(error, errno.EFBIG)
+
+
+def _is_one_of(error: BaseException, *codes: int) -> bool:
+    """Safetensors has an exception of its own for what is an `OSError` elsewhere."""
     if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return f"os error {errno.ENOSPC}" in str(error)
+        return error.errno in codes
+    return any(f"os error {code})" in str(error) for code in codes)
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_digest(path: Path, *, without: Collection[str] = ()) -> str:
+    """SHA-256 of a file's content; of a folder, of the names and contents of what `content_files` finds in it."""
+    if path.is_file():
+        return file_digest(path)
+    lines = [f"{file.relative_to(path).as_posix()} {file_digest(file)}" for file in content_files(path, without)]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def content_files(path: Path, without: Collection[str] = ()) -> list[Path]:
+    """The file, or every file of a folder, in a stable order, but for hidden ones and those with names in `without`."""
+    if path.is_file():
+        return [path]
+    found = (file for file in sorted(path.rglob("*")) if file.is_file() and file.name not in without)
+    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
 
 
 def sync_tree(folder: Path) -> None:

@@ -50,7 +50,7 @@ def artifact_lines(artifact: Artifact) -> Iterator[str]:
     figures = figures_of(artifact.proof)
     yield f"{artifact.kind:<14} {artifact.path}"
     yield f"{'':<14} {artifact.proof.verdict}{': ' if figures else ''}{figures}"
-    if artifact.proof.verdict is not Verdict.PROVED and artifact.proof.note:
+    if artifact.proof.note:
         yield f"{'':<14} {artifact.proof.note}"
     if artifact.proof.verdict is not Verdict.FAILED:
         yield from (f"{'':<14} {line}" for line in artifact.details.get("run", "").splitlines())

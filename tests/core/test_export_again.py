@@ -260,6 +260,24 @@ def test_exports_of_checkpoints_outlive_a_resume(folder, ftcore):
     assert names(folder) == ["exports/step-000003/pack/whole.pack", "exports/light.json"]
 
 
+def test_json_of_what_was_written_also_where_a_proof_fails(folder, ftcore):
+    spoilt = ("--to", "light_pack", "--set", "plugin.light_pack.spoil=true")
+    code, out, err = ftcore("export", folder, *spoilt, "--json")
+    assert (code, json.loads(out)["published"]) == (1, [])
+    assert json.loads(out)["exports"][0]["proof"] == {"verdict": "failed", "figures": {"far": 1.0}, "note": ""}
+    assert err.strip().endswith("do not ship it")
+    assert ftcore("export", folder, *spoilt, "--quiet")[1] == ""
+
+
+def test_a_reference_of_the_same_weights_stays(folder, ftcore):
+    for where in ((), ("--checkpoint", "3")):
+        assert ftcore("export", folder, "--to", "light_pack", "--quiet", *where)[0] == 0
+        unproved = ("--to", "light_export", "--set", "export.verify=false", "--quiet")
+        assert ftcore("export", folder, *unproved, *where)[0] == 0
+    for place in ("pack", "step-000003/pack"):
+        assert ftcore("verify", folder / "exports" / place / "whole.pack")[0] == 0
+
+
 # -- publishing -----------------------------------------------------------------------------------
 
 
@@ -287,6 +305,20 @@ def test_what_has_failed_is_not_published(profile, folder, ftcore):
     assert code == 1
     assert "does not answer like the model that was trained (difference 0.25); do not ship it" in err
     assert "published" not in err
+
+
+def test_what_has_changed_since_its_proof_is_not_published_until_it_is_verified(folder, ftcore):
+    assert ftcore("export", folder, "--to", "light_pack", "--quiet")[0] == 0
+    pack = folder / "exports" / "pack" / "whole.pack"
+    pack.write_text(f"{float(pack.read_text())!r}\n")
+    code, out, err = ftcore("export", folder, "--to", "light_hub")
+    assert (code, out) == (1, "")
+    again = f"run: ftcore verify {pack}, or write it again: ftcore export {folder}"
+    assert err.strip().splitlines()[-1] == f"{pack} has changed since it was proved; {again}"
+    assert ftcore("verify", pack)[0] == 0
+    assert ftcore("export", folder, "--to", "light_hub", "--quiet")[0] == 0
+    (pack.parent / "verification.json").unlink()
+    assert ftcore("export", folder, "--to", "light_hub", "--quiet")[0] == 1
 
 
 # -- refusals -------------------------------------------------------------------------------------
@@ -325,6 +357,17 @@ def test_a_folder_that_is_no_run(profile, ftcore, name):
     code, _, err = ftcore("export", name)
     assert code == 1
     assert "is no run folder: it has no manifest.json" in err
+
+
+@pytest.mark.parametrize("place", ["exports", "checkpoints"])
+def test_a_checkpoint_is_no_run(folder, ftcore, place):
+    assert ftcore("export", folder, "--checkpoint", 3, "--quiet")[0] == 0
+    early = folder / place / "step-000003"
+    code, _, err = ftcore("export", early)
+    assert (code, err.strip()) == (
+        2,
+        f"{early} is of a checkpoint, and no run; run: ftcore export {folder} --checkpoint 3",
+    )
 
 
 def test_a_run_in_use_names_its_holder(folder, ftcore):

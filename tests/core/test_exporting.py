@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import namedtuple
 
@@ -11,7 +12,7 @@ from ftcore import disk, engine, session
 from ftcore.display import Silent
 from ftcore.errors import PluginError, RunError
 from ftcore.manifest import read_manifest
-from ftcore.shipping.verification import proof_line
+from ftcore.shipping.verification import has_changed, proof_line, write_verification
 from ftcore.values import Artifact, Proof, Verdict
 
 ALL = ["light_reference", "light_pack", "light_hub"]
@@ -89,6 +90,47 @@ def test_what_was_found_lies_beside_the_artifact_with_versions(run):
     assert whole["statement"].startswith("proved")
     assert whole["details"]["quantization"] == "whole"
     assert whole["versions"]["ftcore"]
+
+
+def test_the_file_beside_an_artifact_says_which_it_is_and_nothing_of_this_machine(run):
+    folder = run(BOTH).folder
+    text = (folder / "exports" / "pack" / "verification.json").read_text()
+    short, whole = json.loads(text)["artifacts"]
+    content = (folder / "exports" / "pack" / "whole.pack").read_bytes()
+    assert (whole["bytes"], whole["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    assert short["sha256"] != whole["sha256"]
+    assert "run" not in whole["details"]
+    assert str(folder.parent) not in text
+
+
+def test_paths_in_notes_and_details_become_names(tmp_path):
+    tmp_path = tmp_path / "two words" / "exports"
+    tmp_path.mkdir(parents=True)
+    (tmp_path / "x").write_text("1")
+    details = {"merged into": "/home/me/base", "run": "serve /home/me/x"}
+    proof = Proof(verdict=Verdict.NOT_PROVED, note=f"{tmp_path}/x beside {tmp_path.parent}/adapter: no images")
+    write_verification(Artifact(kind="k", path=tmp_path / "x", proof=proof, details=details))
+    (entry,) = read(tmp_path / "verification.json")["artifacts"]
+    assert entry["details"] == {"merged into": "base"}
+    assert entry["statement"] == "not proved (x beside adapter: no images)"
+
+
+def test_a_folder_has_changed_when_a_file_of_it_has(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "w").write_text("1")
+    artifact = Artifact(kind="k", path=tmp_path, proof=Proof(verdict=Verdict.PROVED, note="q4, gate 0.5"))
+    assert has_changed(artifact)
+    write_verification(artifact)
+    (entry,) = read(tmp_path / "verification.json")["artifacts"]
+    assert (entry["bytes"], entry["statement"]) == (
+        1,
+        "proved: answers like the model that was trained (q4, gate 0.5)",
+    )
+    (tmp_path / "README.md").write_text("a card")
+    (tmp_path / ".merged.json").write_text("{}")
+    assert not has_changed(artifact)
+    (tmp_path / "deep" / "w").rename(tmp_path / "deep" / "v")
+    assert has_changed(artifact)
 
 
 def test_report_and_manifest_hold_details_and_proof(run):
@@ -214,6 +256,10 @@ def test_an_exporter_that_names_what_it_did_not_write(desk, failed, path, said):
     [
         ("OSError(28, 'No space left on device')", "no space left in {exports}; free some, then: "),
         ("RuntimeError('I/O error: No space left (os error 28)')", "no space left in {exports}; free some, then: "),
+        (
+            "OSError(27, 'File too large')",
+            "a file is larger than {exports} or this shell allows; raise the limit (ulimit",
+        ),
         ("PermissionError(13, 'Permission denied', 'x')", "x cannot be written (Permission denied)"),
         ("OSError(30, 'Read-only file system', 'x')", "x cannot be written (Read-only file system)"),
     ],

@@ -222,6 +222,16 @@ def test_a_kill_at_any_moment_of_the_exports(profile, begin, ftcore, place, agai
     assert sorted(path.name for path in (folder / "exports").iterdir()) == ["pack", "reference"]
 
 
+def test_a_proof_of_a_file_that_was_replaced_before_a_kill_publishes_nothing(profile, folder, begin, ftcore):
+    spoilt = ("--set", "plugin.light_pack.spoil=true")
+    assert begin("export", folder, "--quiet", *spoilt, LIGHT_FAULT="verify=SIGKILL").wait(60) == -signal.SIGKILL
+    assert read(folder / "manifest.json")["exports"][0]["proof"]["verdict"] == "proved"
+    code, _, err = ftcore("export", folder, "--to", "light_hub")
+    assert code == 1
+    assert "whole.pack has changed since it was proved; run: ftcore verify " in err
+    assert ftcore("verify", folder / "exports" / "pack" / "whole.pack")[0] == 1
+
+
 @pytest.mark.parametrize(("name", "code", "place"), [("SIGINT", 130, "pack"), ("SIGTERM", 75, "verify")])
 def test_a_signal_while_exporting(profile, begin, ftcore, name, code, place):
     profile.append("\n[plugin.light_hub]\n")

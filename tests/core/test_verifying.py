@@ -210,3 +210,25 @@ def test_the_help_says_what_the_exit_codes_mean(capsys):
     with pytest.raises(SystemExit):
         main(["verify", "--help"])
     assert "failed, or not proved, which is never taken for passed" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_was_trained_is_no_artifact(folder, pack, ftcore):
+    assert ftcore("export", folder, "--checkpoint", "3", "--quiet")[0] == 0
+    early = folder / "exports" / "step-000003"
+    for place in (folder / "adapter", folder / "checkpoints" / "step-000003", early / "adapter"):
+        code, out, err = ftcore("verify", place)
+        said = f"{place} is what was trained, and no artifact; name one of the run's artifacts: {pack}, {early}/pack"
+        assert (code, out, err.strip()) == (2, "", f"{said}/whole.pack")
+
+
+def test_a_folder_of_artifacts_names_them(folder, pack, ftcore):
+    code, out, err = ftcore("verify", pack.parent)
+    assert (code, out) == (2, "")
+    assert err.strip() == f"{pack.parent} is a folder of artifacts; name one of them: {pack}"
+
+
+def test_a_command_with_a_space_can_be_pasted(desk, ftcore):
+    folder = engine.run(desk.load(switch_off=["light_export"])).folder
+    folder = folder.rename(folder.with_name("two words"))
+    (folder / "x.pack").write_text("1")
+    assert f"run: ftcore export '{folder}' --set" in ftcore("verify", folder / "x.pack")[2]

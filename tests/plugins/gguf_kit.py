@@ -55,7 +55,7 @@ class Tuned:
     def prove(self, artifact: Artifact, *, apart: bool = False) -> Proof:
         """In this process, which is faster, or `apart` in one of its own, as in a run."""
         with nullcontext() if apart else mock.patch.object(proving, "ask", ask_here):
-            proof = Gguf(Options()).verify(artifact, self.reference)
+            proof = Gguf(Options()).verify(self.run, artifact, self.reference)
         assert proof is not None
         return proof
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import attrs
 import numpy as np
@@ -23,14 +24,15 @@ pytest.importorskip("xllamacpp")
 
 from gguf import GGUFReader, GGUFWriter
 
-from ftcore.api import Artifact, ModelTable, Profile, Run, RunError, Verdict
+from ftcore.api import Artifact, ModelTable, Profile, Proof, Run, RunError, Verdict, write_card
 from ftcore_plugins.common.proof.reference import read_reference
-from ftcore_plugins.gguf import BYTES, Gguf, Options, convert, vocabulary
+from ftcore_plugins.gguf import BYTES, Gguf, Options, exporting
+from ftcore_plugins.gguf.conversion import convert, vocabulary
 from ftcore_plugins.gguf.exporting import Writer, run_lines
 from ftcore_plugins.gguf.files import written
 from ftcore_plugins.gguf.places import Places, file_name
 from ftcore_plugins.gguf.proving import read_facts
-from ftcore_plugins.gguf.quantize import quantize
+from ftcore_plugins.gguf.quantization.quantize import quantize
 from gguf_kit import Tuned, tune
 from proof_kit import edit
 from tiny_kit import Tiny
@@ -105,21 +107,38 @@ def test_the_reference_of_a_run_has_a_sensitivity(tuned: Tuned) -> None:
 
 
 def test_details_say_how_each_is_run(artifacts: dict[str, Artifact]) -> None:
-    details = artifacts["tiny-q4_k_m.gguf"].details
+    path, details = artifacts["tiny-q4_k_m.gguf"].path, artifacts["tiny-q4_k_m.gguf"].details
+    assert path.is_absolute()
+    assert "importance matrix" not in details
     assert details["quantization"] == "q4_k_m"
     assert details["merged into"]
     assert details["run"].splitlines() == [
-        "llama-cli -m tiny-q4_k_m.gguf  # llama.cpp",
-        "ollama create tiny-q4_k_m -f Modelfile-q4_k_m && ollama run tiny-q4_k_m  # Ollama",
-        "lms import tiny-q4_k_m.gguf  # LM Studio",
+        f"llama-cli -m {path}  # llama.cpp",
+        f"ollama create tiny-q4_k_m -f {path.parent}/Modelfile-q4_k_m && ollama run tiny-q4_k_m  # Ollama",
+        f"lms import {path}  # LM Studio",
     ]
-    assert "--lora tiny-lora-f16.gguf" in artifacts["tiny-lora-f16.gguf"].details["run"]
+    assert f"--lora {path.parent}/tiny-lora-f16.gguf" in artifacts["tiny-lora-f16.gguf"].details["run"]
 
 
 def test_with_images_the_run_line_names_both_files() -> None:
-    lines = list(run_lines(Path("a-q8_0.gguf"), Path("mmproj-a-f16.gguf"), modelfile=False))
-    assert lines[0] == "llama-mtmd-cli -m a-q8_0.gguf --mmproj mmproj-a-f16.gguf --image IMAGE -p PROMPT  # llama.cpp"
+    lines = list(run_lines(Path("/x/a-q8_0.gguf"), Path("/x/mmproj-a-f16.gguf"), modelfile=False))
+    told = "llama-mtmd-cli -m /x/a-q8_0.gguf --mmproj /x/mmproj-a-f16.gguf --image IMAGE -p PROMPT  # llama.cpp"
+    assert lines[0] == told
     assert not any("ollama" in line for line in lines)
+    [asked, made, _] = run_lines(Path("/my runs/a-q8_0.gguf"), None, modelfile=True)
+    assert asked == "llama-cli -m '/my runs/a-q8_0.gguf'  # llama.cpp"
+    assert made == "ollama create a-q8_0 -f '/my runs/Modelfile-q8_0' && ollama run a-q8_0  # Ollama"
+
+
+def test_the_card_says_how_each_is_run_from_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "my run/exports/gguf/a-q8_0.gguf"
+    path.parent.mkdir(parents=True)
+    details = {"run": "\n".join(run_lines(path, None, modelfile=True))}
+    run = attrs.evolve(run_of(""), folder=tmp_path / "my run")
+    write_card(path.parent, run, [Artifact(kind="gguf", path=path, details=details)])
+    told = (path.parent / "README.md").read_text()
+    assert "llama-cli -m 'a-q8_0.gguf'  # llama.cpp" in told
+    assert "ollama create a-q8_0 -f 'Modelfile-q8_0' && ollama run a-q8_0  # Ollama" in told
 
 
 def test_the_runtime_brings_no_torch() -> None:
@@ -246,13 +265,32 @@ def test_what_llama_cpp_refuses_is_said_in_its_words(tuned: Tuned, f16: Path) ->
 
 def test_other_kinds_are_left_to_others(tuned: Tuned, tmp_path: Path) -> None:
     for artifact in (Artifact(kind="merged", path=tmp_path), Artifact(kind="", path=tmp_path)):
-        assert Gguf(Options()).verify(artifact, tuned.reference) is None
+        assert Gguf(Options()).verify(tuned.run, artifact, tuned.reference) is None
 
 
-def test_an_adapter_alone_cannot_be_asked(tuned: Tuned, artifacts: dict[str, Artifact]) -> None:
-    proof = tuned.prove_file(artifacts["tiny-lora-f16.gguf"].path)
-    assert proof.verdict is Verdict.NOT_PROVED
-    assert "an adapter alone answers nothing" in proof.note
+def test_an_adapter_is_proved_again_beside_the_base_of_the_runs_own(
+    tuned: Tuned, tmp_path: Path, artifacts: dict[str, Artifact]
+) -> None:
+    there = attrs.evolve(tuned, run=attrs.evolve(tuned.run, folder=tmp_path))
+    shutil.copytree(tuned.saved, tmp_path / "adapter")
+    path = artifacts["tiny-lora-f16.gguf"].path
+    assert there.prove_file(path).verdict is Verdict.PROVED
+    later = Path(shutil.copyfile(path, tmp_path / path.name))  # its export has ended
+    before = attrs.evolve(artifacts[path.name], path=later, proof=Proof(verdict=Verdict.PROVED, note="adapter, gate 1"))
+    assert there.prove(before).verdict is Verdict.PROVED
+
+
+def test_an_adapter_whose_base_is_gone_cannot_be_asked(tuned: Tuned, tmp_path: Path) -> None:
+    [*_, artifact] = tuned.export("f16", exports=tmp_path / "exports", lora=True)
+    shutil.rmtree(tmp_path / "exports/.work")
+    other = attrs.evolve(tuned, run=attrs.evolve(tuned.run, folder=tmp_path))
+    told = "an adapter alone answers nothing, and its base model cannot be put beside it: "
+    proof = other.prove(artifact)
+    assert (proof.verdict, proof.note.startswith(f"{told}{tmp_path}/adapter")) == (Verdict.NOT_PROVED, True)
+    shutil.copytree(tuned.saved, tmp_path / "adapter")
+    edit(tmp_path / "adapter/adapter_config.json", base_model_name_or_path=str(tmp_path / "gone"))
+    proof = other.prove(artifact)
+    assert (proof.verdict, proof.note.startswith(f"{told}{tmp_path}/gone")) == (Verdict.NOT_PROVED, True)
 
 
 def test_weights_that_were_bfloat16_are_known(tuned: Tuned, tmp_path: Path, f16: Path) -> None:
@@ -283,18 +321,33 @@ def test_all_types_are_made_from_the_f16_that_is_shipped(tuned: Tuned, tmp_path:
     assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "gguf/tiny-q6_k.gguf").read_bytes()
 
 
+def test_a_modelfile_of_before_does_not_stay_beside_other_weights(tuned: Tuned, tmp_path: Path) -> None:
+    tuned.export("f16", "q8_0", exports=tmp_path)
+    tuned.export("f16", exports=tmp_path, modelfile=False)
+    assert [path.name for path in (tmp_path / "gguf").glob("Modelfile*")] == ["Modelfile-q8_0"]
+
+
 def test_an_adapter_alone_needs_an_adapter(tuned: Tuned, tmp_path: Path) -> None:
-    whole = attrs.evolve(tuned, loaded=attrs.evolve(tuned.loaded, adapter=""))
-    with pytest.raises(RunError, match=r"plugin\.gguf\.lora: there is no adapter"):
-        whole.export("f16", exports=tmp_path, lora=True)
+    plugin = Gguf(Options(quantization="f16", lora=True))
+    loaded = attrs.evolve(tuned.loaded, model=tuned.loaded.model, adapter="")
+    with (
+        pytest.raises(RunError, match=r"plugin\.gguf\.lora: there is no adapter"),
+        mock.patch.object(exporting, "_models", return_value=[]),
+    ):
+        list(plugin.export(tuned.run, loaded, tuned.data, tuned.saved, tmp_path))
 
 
-def test_what_cannot_be_an_adapter_is_refused_before_anything_is_written(tuned: Tuned, tmp_path: Path) -> None:
+def test_what_cannot_be_an_adapter_is_refused_after_the_others_are_there(tuned: Tuned, tmp_path: Path) -> None:
     other = attrs.evolve(tuned, saved=Path(shutil.copytree(tuned.saved, tmp_path / "saved")))
     edit(other.saved / "adapter_config.json", modules_to_save=["lm_head"])
+    plugin = Gguf(Options(quantization="f16", lora=True))
+    made = plugin.export(other.run, other.loaded, other.data, other.saved, tmp_path / "exports")
+    assert len(made) == 1
+    assert made[0].path.is_file()
+    artifacts = iter(made)
+    assert tuned.prove(next(artifacts)).verdict is Verdict.PROVED
     with pytest.raises(RunError, match="layers that were trained whole"):
-        other.export("f16", exports=tmp_path / "exports", lora=True)
-    assert list((tmp_path / "exports/gguf").iterdir()) == []
+        next(artifacts)
 
 
 def test_an_adapter_of_quantized_weights_is_judged_as_such(tiny: Tiny, tmp_path: Path) -> None:
@@ -355,7 +408,7 @@ def test_check_finds_what_a_modelfile_cannot_hold(tmp_path: Path) -> None:
 def test_more_context_than_the_model_has_is_refused_before_anything_is_written(tuned: Tuned, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"^plugin\.gguf\.context: 999999 tokens are more than"):
         tuned.export("f16", exports=tmp_path, context=999999)
-    assert not list((tmp_path / "gguf").iterdir())
+    assert not (tmp_path / "gguf").exists()
 
 
 def test_no_type_at_all_is_a_problem() -> None:

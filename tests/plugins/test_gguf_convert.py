@@ -30,11 +30,11 @@ pytest.importorskip("xllamacpp")
 
 from gguf import GGUFReader
 
-from ftcore_plugins.gguf.architectures import TABLE, plain_name, supports
-from ftcore_plugins.gguf.convert import attention_factors, convert, convert_vision
-from ftcore_plugins.gguf.external import find_converter
-from ftcore_plugins.gguf.settings import read_settings
-from ftcore_plugins.gguf.weights import TYPES, Stored, Weight, read_file, read_tensors
+from ftcore_plugins.gguf.conversion.architectures import TABLE, plain_name, supports
+from ftcore_plugins.gguf.conversion.convert import attention_factors, convert, convert_vision
+from ftcore_plugins.gguf.conversion.external import find_converter
+from ftcore_plugins.gguf.conversion.settings import read_settings
+from ftcore_plugins.gguf.conversion.weights import TYPES, Stored, Weight, read_file, read_tensors
 
 Make = Callable[..., Path]
 
@@ -115,7 +115,7 @@ def test_shards_and_blocks_change_nothing(
     sharded = Path(shutil.copytree(models["llama"], tmp_path / "sharded", ignore=shutil.ignore_patterns("model*")))
     model.save_pretrained(sharded, max_shard_size="20KB")
     assert len(list(sharded.glob("*.safetensors"))) > 1
-    monkeypatch.setattr("ftcore_plugins.gguf.weights.BLOCK", 1000)
+    monkeypatch.setattr("ftcore_plugins.gguf.conversion.weights.BLOCK", 1000)
     convert(sharded, tmp_path / "sharded.gguf", "f16")
     assert digest(tmp_path / "sharded.gguf") == digest(tmp_path / "whole.gguf")
 
@@ -125,7 +125,7 @@ def test_memory_does_not_grow_with_a_tensor(tmp_path: Path, monkeypatch: pytest.
 
     (tmp_path / "weights").write_bytes(bytes(32 << 20))
     stored = Stored(path=tmp_path / "weights", dtype="BF16", shape=(1 << 14, 1 << 10), offset=0)
-    monkeypatch.setattr("ftcore_plugins.gguf.weights.BLOCK", 1 << 20)
+    monkeypatch.setattr("ftcore_plugins.gguf.conversion.weights.BLOCK", 1 << 20)
     tracemalloc.start()
     for dtype in ("f32", "f16", "bf16"):
         weight = Weight(name="w", numbers=stored, dtype=TYPES[dtype], rotated=64)

@@ -15,7 +15,7 @@ from gguf_convert_kit import SHAPE, divergence, open_runtime
 
 pytest.importorskip("xllamacpp")
 
-from ftcore_plugins.gguf.external import PACKAGE, convert_with_llama_cpp, converter_problem, find_converter
+from ftcore_plugins.gguf.conversion.external import PACKAGE, convert_with_llama_cpp, converter_problem, find_converter
 from ftcore_plugins.tiny_model import train_tokenizer
 
 # Says what it was started with; as the real one, it takes its neighbours from its own folder.

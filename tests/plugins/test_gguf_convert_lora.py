@@ -18,8 +18,8 @@ pytest.importorskip("xllamacpp")
 
 from gguf import GGUFReader
 
-from ftcore_plugins.gguf.convert import convert
-from ftcore_plugins.gguf.lora import convert_lora
+from ftcore_plugins.gguf.conversion.convert import convert
+from ftcore_plugins.gguf.conversion.lora import convert_lora
 
 NAMES = ("llama", "qwen2", "gemma2", "gemma3")
 ADAPTER: dict[str, Any] = {"r": 4, "lora_alpha": 16, "target_modules": "all-linear", "init_lora_weights": False}

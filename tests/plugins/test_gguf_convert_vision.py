@@ -24,7 +24,7 @@ pytest.importorskip("xllamacpp")
 from gguf import GGUFReader
 from PIL import Image
 
-from ftcore_plugins.gguf.convert import convert, convert_vision
+from ftcore_plugins.gguf.conversion.convert import convert, convert_vision
 from ftcore_plugins.tiny_model import Options, TinyModel
 
 PROMPT = "<start_of_turn>user\n<start_of_image>which<end_of_turn>\n<start_of_turn>model\n"

@@ -20,10 +20,10 @@ pytest.importorskip("xllamacpp")
 from gguf import GGUFReader, TokenType
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from ftcore_plugins.gguf.convert import convert
-from ftcore_plugins.gguf.pieces import fallback_model, fallback_scores, read_pieces
-from ftcore_plugins.gguf.pretokenizers import DIGITS, GPT2, NAMES, Way, pre_tokenizer
-from ftcore_plugins.gguf.vocabulary import read_vocabulary
+from ftcore_plugins.gguf.conversion.convert import convert
+from ftcore_plugins.gguf.conversion.pieces import fallback_model, fallback_scores, read_pieces
+from ftcore_plugins.gguf.conversion.pretokenizers import DIGITS, GPT2, NAMES, Way, pre_tokenizer
+from ftcore_plugins.gguf.conversion.vocabulary import read_vocabulary
 
 TEXTS = [
     "def add(a: int, b: int) -> int:\n    return a + b\n",

@@ -16,9 +16,9 @@ pytest.importorskip("xllamacpp")
 from gguf import GGUFReader
 
 from ftcore.api import RunError
-from ftcore_plugins.gguf.convert import convert
-from ftcore_plugins.gguf.imatrix import _linear, _spread, importance
-from ftcore_plugins.gguf.quantize import quantize
+from ftcore_plugins.gguf.conversion.convert import convert
+from ftcore_plugins.gguf.quantization.imatrix import _linear, _spread, importance
+from ftcore_plugins.gguf.quantization.quantize import quantize
 from gguf_kit import Tuned, tune
 from tiny_kit import Tiny
 
@@ -87,8 +87,15 @@ def test_it_makes_better_files(tuned: Tuned, tmp_path: Path) -> None:
     figures = {}
     for rows in (0, 21):
         made = tuned.export("q4_k_m", "q5_k_m", exports=tmp_path / str(rows), imatrix=rows, modelfile=False)
+        told = [artifact.details.get("importance matrix", "") for artifact in made]
+        assert told == ([f"{min(rows, len(tuned.data.train))} rows"] * 2 if rows else ["", ""])
         figures[rows] = [tuned.prove_file(artifact.path).figures["kl_mean"] for artifact in made]
     assert sum(figures[21]) < sum(figures[0])
+
+
+def test_a_file_that_does_not_use_it_does_not_name_it(tuned: Tuned, tmp_path: Path) -> None:
+    made = tuned.export("f16", "q8_0", exports=tmp_path, imatrix=1, modelfile=False)
+    assert not any("importance matrix" in artifact.details for artifact in made)
 
 
 def test_only_quantized_files_change(tuned: Tuned, source: Path, tmp_path: Path) -> None:

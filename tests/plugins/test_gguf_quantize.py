@@ -17,8 +17,8 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader, LlamaFileType
 
 from ftcore.api import RunError
-from ftcore_plugins.gguf.mixture import FILE_TYPES, MOST, Shape, Tensor, place, types
-from ftcore_plugins.gguf.quantize import quantize
+from ftcore_plugins.gguf.quantization.mixture import FILE_TYPES, MOST, Shape, Tensor, place, types
+from ftcore_plugins.gguf.quantization.quantize import quantize
 from gguf_random import CASES, importance, named, random_gguf
 
 RECORDED: Mapping[str, str] = json.loads(Path(__file__).with_name("gguf_hashes.json").read_text())
@@ -45,7 +45,7 @@ def test_threads_and_slabs_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     source = random_gguf(tmp_path / "source.gguf", "llama", layers=1)
     quantize(source, tmp_path / "one.gguf", "q4_k_m")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    monkeypatch.setattr("ftcore_plugins.gguf.quantize.SLAB", 1024)
+    monkeypatch.setattr("ftcore_plugins.gguf.quantization.quantize.SLAB", 1024)
     quantize(source, tmp_path / "three.gguf", "q4_k_m")
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "three.gguf").read_bytes()
 

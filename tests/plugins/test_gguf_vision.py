@@ -84,6 +84,13 @@ def test_the_file_that_sees_is_found_beside_one_of_another_tool(
     assert seeing.prove_file(vision).note == "there is no text model beside it to see with"
 
 
+def test_the_note_names_a_file_that_is_shipped(seeing: Tuned, tmp_path: Path) -> None:
+    *_, vision = seeing.export("q8_0", exports=tmp_path)
+    proof = seeing.prove(vision)
+    assert proof.verdict is Verdict.PROVED
+    assert proof.note.startswith("with the weights that tiny-q8_0.gguf is made from, gate ")
+
+
 def test_another_vision_is_found(seeing: Tuned, artifacts: list[Artifact], tmp_path: Path) -> None:
     for artifact in artifacts:
         (tmp_path / artifact.path.name).write_bytes(artifact.path.read_bytes())

@@ -150,6 +150,15 @@ def test_groups_that_do_not_fit_are_refused(tuned: Saved) -> None:
     require_convertible(whole)
 
 
+def test_gemma_3_of_few_layers_is_refused_before_it_is_converted(tuned: Saved) -> None:
+    merged = tuned.shared().folder
+    edit(merged / "config.json", model_type="gemma3_text")
+    edit(merged / ".merged.json", files={})
+    with pytest.raises(RunError, match=r"^plugin\.mlx: MLX runs Gemma 3 only with 6 layers or more, and"):
+        export(tuned)
+    assert not list((tuned.exports / "mlx").glob("*"))
+
+
 def test_a_model_that_mlx_does_not_know_is_refused_in_one_sentence(tuned: Saved) -> None:
     merged = tuned.shared().folder
     edit(merged / "config.json", model_type="gpt_of_mine")

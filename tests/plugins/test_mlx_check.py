@@ -85,6 +85,20 @@ def test_groups_must_divide_the_widths(tmp_path: Path) -> None:
     assert width_fault({"hidden_size": 64, "intermediate_size": 192}, 128).endswith("take 64 or 32")
 
 
+def test_gemma_3_of_few_layers_is_refused(tmp_path: Path) -> None:
+    few = "MLX runs Gemma 3 only with 6 layers or more, and this model has 2; leave it out"
+    for config in ({"model_type": "gemma3_text", "num_hidden_layers": 2}, gemma3(2), gemma3(2, 6)):
+        [problem] = check(tmp_path, config)
+        assert (problem.key, problem.message) == ("plugin.mlx", few)
+    for config in (gemma3(6), gemma3(2, 2), {"model_type": "llama", "num_hidden_layers": 2}):
+        assert check(tmp_path, config) == []
+
+
+def gemma3(layers: int, pattern: int | None = None) -> dict[str, Any]:
+    text = {"num_hidden_layers": layers, "sliding_window_pattern": pattern}
+    return {"model_type": "gemma3", "text_config": text, "vision_config": {"hidden_size": 32}}
+
+
 def test_there_must_be_something_to_write(tmp_path: Path) -> None:
     [problem] = check(tmp_path, quantization=())
     assert problem.key == "plugin.mlx.quantization"

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ftcore.cli.common import print_json
+
+if TYPE_CHECKING:
+    from ftcore.values import Artifact
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,24 +44,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(parsed: argparse.Namespace) -> int:
     """Export."""
     from ftcore.display import choose_display
-    from ftcore.manifest import artifact_as_json
+    from ftcore.errors import RunError
     from ftcore.shipping.again import export_again
     from ftcore.summary import artifact_lines
 
-    exported = export_again(
-        parsed.run,
-        to=parsed.to,
-        quantization=parsed.quantization,
-        checkpoint=parsed.checkpoint,
-        sets=parsed.sets,
-        allow_changes=parsed.allow_changes,
-        display=choose_display(quiet=parsed.quiet),
-    )
+    written: list[Artifact] = []
+    try:
+        exported = export_again(
+            parsed.run,
+            to=parsed.to,
+            quantization=parsed.quantization,
+            checkpoint=parsed.checkpoint,
+            sets=parsed.sets,
+            allow_changes=parsed.allow_changes,
+            display=choose_display(quiet=parsed.quiet),
+            told=written.append,
+        )
+    except RunError:
+        if parsed.json and written:  # a pipeline needs the figures most where a proof has failed
+            _print(parsed.run, written, ())
+        raise
     if parsed.json:
-        artifacts = [artifact_as_json(artifact) for artifact in exported.artifacts]
-        print_json({"run": str(parsed.run.absolute()), "exports": artifacts, "published": exported.published})
+        _print(parsed.run, exported.artifacts, exported.published)
     elif not parsed.quiet:
         for artifact in exported.artifacts:
             for line in artifact_lines(artifact):
                 print(line)
     return 0
+
+
+def _print(run: Path, artifacts: Sequence[Artifact], published: Sequence[str]) -> None:
+    from ftcore.manifest import artifact_as_json
+
+    exports = [artifact_as_json(artifact) for artifact in artifacts]
+    print_json({"run": str(run.absolute()), "exports": exports, "published": published})

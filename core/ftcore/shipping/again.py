@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
 
-from ftcore.checkpoints import name_of
+from ftcore.checkpoints import name_of, step_of
 from ftcore.display import Display
+from ftcore.errors import ProfileError
 from ftcore.files import sync_tree
 from ftcore.judge import judge
 from ftcore.manifest import Manifest, read_manifest
 from ftcore.planning.room import export_sizes
 from ftcore.reopening import STAGES, Opened, Reopened, opened, reopen, saved_in
 from ftcore.report import write_report
+from ftcore.runs import PROFILE
+from ftcore.shipping.against import run_of
 from ftcore.shipping.choice import Choice, choose
 from ftcore.shipping.delivery import hand_over
 from ftcore.shipping.exporting import EXPORTS, Shipment, ship
 from ftcore.values import Artifact
+
+Told = Callable[[Artifact], None]
 
 
 @attrs.frozen(kw_only=True)
@@ -39,12 +45,15 @@ def export_again(
     sets: Sequence[str] = (),
     allow_changes: bool = False,
     display: Display | None = None,
+    told: Told | None = None,
 ) -> Exported:
     """Export and prove what the run in `folder` has become, or was at a checkpoint, and publish it.
 
-    `to` names the plugins, else those of the run's profile do it. Raises `ProfileError` for a plugin that ships
+    `to` names the plugins, else those of the run's profile do it. Each artifact with its proof is given to `told` at
+    once, also where another one fails. Raises `ProfileError` for a plugin that ships
     nothing, and `RunError` when there is nothing to export, when another process holds the run, or when a proof fails.
     """
+    _require_run(folder)
     choice = choose(read_manifest(folder), to=to, quantization=quantization)
     with opened(
         folder,
@@ -54,13 +63,13 @@ def export_again(
         allow_changes=allow_changes,
         display=display,
     ) as run:
-        return Pass(attrs.evolve(run, stages=(*STAGES, "exporting")), choice, checkpoint).work()
+        return Pass(attrs.evolve(run, stages=(*STAGES, "exporting")), choice, checkpoint, told).work()
 
 
 class Pass:
     """One pass of exports over an opened run."""
 
-    def __init__(self, run: Opened, choice: Choice, checkpoint: int | None) -> None:
+    def __init__(self, run: Opened, choice: Choice, checkpoint: int | None, told: Told | None = None) -> None:
         self._opened = run
         self._choice = choice
         self._weights = run.weights(checkpoint)
@@ -69,6 +78,7 @@ class Pass:
         self._exports = exports if checkpoint is None else exports / name_of(checkpoint)
         self._place = run.run.folder if checkpoint is None else self._exports
         self._step = checkpoint
+        self._told = told
 
     def work(self) -> Exported:
         """Export if anything is to be exported, then publish."""
@@ -111,6 +121,16 @@ class Pass:
         self._manifest = self._manifest.with_artifact(artifact)
         self._manifest.write(self._opened.run.folder)
         write_report(self._opened.run.folder, self._manifest)
+        if self._told:
+            self._told(artifact)
+
+
+def _require_run(folder: Path) -> None:
+    place = folder.resolve()
+    owner, step = run_of(place), step_of(place.name)
+    if owner is not None and step is not None and not (place / PROFILE).is_file():
+        command = f"ftcore export {shlex.quote(str(owner))} --checkpoint {step}"
+        raise ProfileError(f"{folder} is of a checkpoint, and no run; run: {command}")
 
 
 def _as_it_was(model: Reopened, step: int) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,7 +80,7 @@ def _reference_of(place: Path, run_folder: Path) -> Path:
         text = (
             f"{folder.parent} has no reference to compare with, which is written when something is exported and proved"
         )
-        raise RunError(f"{text}; run: ftcore export {run_folder}{whose} --set export.verify=true")
+        raise RunError(f"{text}; run: ftcore export {shlex.quote(str(run_folder))}{whose} --set export.verify=true")
     return folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from ftcore.files import replace_text
 from ftcore.manifest import FILE as MANIFEST
 from ftcore.manifest import Manifest, new_manifest, read_manifest
 from ftcore.shipping.front_matter import Subject, front_matter
+from ftcore.shipping.verification import PLACE
 from ftcore.values import Artifact, Run, Verdict
 
 __all__ = ["FILE", "write_card"]
@@ -22,7 +22,6 @@ FILE = "README.md"
 LEFT_OUT = {"log_steps", "save_steps", "save_limit", "eval_steps", "micro_batch_size"}
 ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora", "modules_to_save", "bias")
 RUN = "run"
-PLACE = re.compile(r"(?<![\w.:/~])(?:~/|/)(?:[^\s/'\"`|,;:()<>]+/)*([^\s/'\"`|,;:()<>]+)/?")
 
 
 def write_card(folder: Path, run: Run, artifacts: Sequence[Artifact] = ()) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 
 import attrs
@@ -9,7 +10,7 @@ import attrs
 from ftcore.errors import RunError
 from ftcore.shipping.card import write_card
 from ftcore.shipping.exporting import Shipment
-from ftcore.shipping.verification import failed_proof, folder_of
+from ftcore.shipping.verification import failed_proof, folder_of, has_changed
 from ftcore.values import Artifact, Verdict
 
 
@@ -19,11 +20,13 @@ def hand_over(
     """Write the cards and publish; the addresses.
 
     `written` are the artifacts of this pass, `known` all of the same weights. Raises `RunError` when one of this pass
-    is not proved to be what was trained, after its card says so, or when one of them would be published.
+    is not proved to be what was trained, after its card says so, or when such a one would be published, or one that has
+    changed since it was proved.
     """
     with shipment.writing("model cards"):
         _write_cards(shipment, known)
     _require_not_failed(written)
+    _require_unchanged(shipment, [artifact for artifact in known if artifact not in written])
     places = []
     for place in _published(shipment, known):
         places.append(place)
@@ -56,3 +59,15 @@ def _require_not_failed(artifacts: Sequence[Artifact]) -> None:
     failed = [failed_proof(artifact) for artifact in artifacts if artifact.proof.verdict is Verdict.FAILED]
     if failed:
         raise RunError("\n".join(failed))
+
+
+def _require_unchanged(shipment: Shipment, artifacts: Sequence[Artifact]) -> None:
+    """Raise `RunError` for what would be published under a proof of something else."""
+    changed = [artifact for artifact in artifacts if has_changed(artifact)] if shipment.asked("publish") else []
+    if changed:
+        lines = [
+            f"{artifact.path} has changed since it was proved; run: ftcore verify {shlex.quote(str(artifact.path))}"
+            f", or write it again: {shipment.again()}"
+            for artifact in changed
+        ]
+        raise RunError("\n".join(lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,12 +14,15 @@ import attrs
 from ftcore.checkpoints import step_of
 from ftcore.disk import require_free
 from ftcore.errors import PluginError, RunError
-from ftcore.files import disk_is_full, sync_tree
+from ftcore.files import content_digest, disk_is_full, file_is_too_large, sync_tree
 from ftcore.plugins import Plugins
-from ftcore.shipping.verification import folder_of, proof_line, write_verification
+from ftcore.shipping.verification import BESIDE, folder_of, proof_line, write_verification
 from ftcore.values import Artifact, Loaded, PreparedData, Proof, Run, Verdict
 
 EXPORTS, REFERENCE, WORK = "exports", "reference", ".work"
+UNFINISHED = ".reference"
+WEIGHTS = ".weights"
+"""In a reference, the SHA-256 of the saved weights that it is of."""
 UNASKED = Proof(verdict=Verdict.NOT_PROVED, note="export.verify is false")
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -48,7 +52,7 @@ class Shipment:
 
     def again(self, name: str = "") -> str:
         """The command that exports, or publishes, without training."""
-        return f"ftcore export {self.run.folder}{f' --to {name}' if name else ''}"
+        return f"ftcore export {shlex.quote(str(self.run.folder))}{f' --to {name}' if name else ''}"
 
     @contextmanager
     def writing(self, what: str, name: str = "") -> Iterator[None]:
@@ -84,10 +88,10 @@ def ship(
     names = shipment.asked("export")
     written: dict[Path, str] = {}
     artifacts = []
-    if names:
-        with shipment.writing(f"export {names[0]}", names[0]):
-            _begin(shipment, loaded, data)
     try:
+        if names:
+            with shipment.writing(f"export {names[0]}", names[0]):
+                _begin(shipment, loaded, data)
         for name in names:
             with shipment.writing(f"export {name}", name):
                 for artifact in _written(shipment, name, loaded, data):
@@ -96,7 +100,7 @@ def ship(
                     note(artifacts[-1])
                     say(proof_line(artifacts[-1]))
     finally:
-        shutil.rmtree(shipment.exports / WORK, ignore_errors=True)
+        _clear(shipment.exports)
     return artifacts
 
 
@@ -108,13 +112,25 @@ def write_reference(plugins: Plugins, run: Run, loaded: Loaded, data: PreparedDa
     plugins.write_reference(run, loaded, data, folder)
 
 
+def _clear(exports: Path) -> None:
+    for scratch in (WORK, UNFINISHED):
+        shutil.rmtree(exports / scratch, ignore_errors=True)
+
+
 def _begin(shipment: Shipment, loaded: Loaded, data: PreparedData) -> None:
     exports, run = shipment.exports, shipment.run
     exports.mkdir(parents=True, exist_ok=True)
-    for stale in (WORK, REFERENCE):  # a killed process has left it; it may be of other weights
-        shutil.rmtree(exports / stale, ignore_errors=True)
+    _clear(exports)  # a killed process has left it
+    known = exports / REFERENCE / WEIGHTS
+    weights = content_digest(shipment.saved, without=BESIDE)
     if run.profile.export.verify:
-        write_reference(shipment.plugins, run, loaded, data, exports / REFERENCE)
+        write_reference(shipment.plugins, run, loaded, data, exports / UNFINISHED)
+    elif known.is_file() and known.read_text("utf-8") == weights:
+        return  # what was proved against it can be proved again
+    shutil.rmtree(exports / REFERENCE, ignore_errors=True)
+    if (exports / UNFINISHED).is_dir():
+        (exports / UNFINISHED / WEIGHTS).write_text(weights, "utf-8")
+        (exports / UNFINISHED).rename(exports / REFERENCE)
 
 
 def _written(shipment: Shipment, name: str, loaded: Loaded, data: PreparedData) -> Iterator[Artifact]:
@@ -164,6 +180,8 @@ def _fault_of_the_place(error: BaseException, folder: Path) -> str:
     cause = error.__cause__ if isinstance(error, PluginError) else error
     if cause is not None and disk_is_full(cause):
         return f"no space left in {folder}; free some"
+    if cause is not None and file_is_too_large(cause):
+        return f"a file is larger than {folder} or this shell allows; raise the limit (ulimit -f), or move the run"
     if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
         return f"{cause.filename or folder} cannot be written ({cause.strerror}); change its permissions"
     return ""

@@ -14,9 +14,12 @@ from ftcore.plugins import Active, implemented_hooks
 from ftcore.report import write_report
 from ftcore.runs import PROFILE, locked
 from ftcore.shipping.against import Against, Say, compared_with, run_of
+from ftcore.shipping.exporting import EXPORTS, step_below
 from ftcore.shipping.installed import with_defaults
 from ftcore.shipping.verification import write_verification
 from ftcore.values import Artifact, Profile, Run
+
+TRAINED = ("adapter", "model", "checkpoints")
 
 
 def verify_path(path: Path, against: Path | None, say: Say) -> Artifact:
@@ -32,12 +35,31 @@ def verify_path(path: Path, against: Path | None, say: Say) -> Artifact:
         artifacts = ", ".join(str(artifact.path) for artifact in read_manifest(place).artifacts()) or "it has none"
         raise ProfileError(f"{path} is a run; name one of its artifacts: {artifacts}")
     run_folder = run_of(place)
+    if against is None and run_folder is not None:
+        _require_artifact(path, run_folder)
     with compared_with(place, run_folder, against, say) as found:
         known = _known(run_folder, place)
         proved = _proved(known or Artifact(kind="", path=place), found, say)
     if found.noted and run_folder:
         _note(proved, run_folder, listed=known is not None)
     return proved
+
+
+def _require_artifact(path: Path, run_folder: Path) -> None:
+    """Raise `ProfileError` for a folder with several artifacts, and for what was trained."""
+    place = path.resolve()
+    paths = [artifact.path for artifact in read_manifest(run_folder).artifacts()]
+    if place in (artifact.resolve() for artifact in paths):
+        return
+    within = [str(artifact) for artifact in paths if place in artifact.resolve().parents]
+    if within:
+        raise ProfileError(f"{path} is a folder of artifacts; name one of them: {', '.join(within)}")
+    parts = place.relative_to(run_folder).parts
+    if step_below(run_folder / EXPORTS, place) is not None:
+        parts = parts[2:]
+    if parts[:1] and parts[0] in TRAINED:
+        listed = ", ".join(map(str, paths)) or "it has none"
+        raise ProfileError(f"{path} is what was trained, and no artifact; name one of the run's artifacts: {listed}")
 
 
 def _proved(artifact: Artifact, against: Against, say: Say) -> Artifact:

@@ -80,8 +80,11 @@ class Gguf:
         return export(self.config, run=run, loaded=loaded, data=data, saved=saved, exports=exports)
 
     @hookimpl
-    def verify(self, artifact: Artifact, reference: Path) -> Proof | None:
-        """Load the file in llama.cpp, in a process of its own, and compare it with the reference."""
+    def verify(self, run: Run, artifact: Artifact, reference: Path) -> Proof | None:
+        """Load the file in llama.cpp, in a process of its own, and compare it with the reference.
+
+        An adapter alone is asked beside the base model, which is written for it where its export has ended.
+        """
         from ftcore_plugins.gguf.proving import is_gguf, prove
 
-        return prove(artifact, reference, self._proved) if is_gguf(artifact) else None
+        return prove(run, artifact, reference, self._proved) if is_gguf(artifact) else None

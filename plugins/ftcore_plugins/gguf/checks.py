@@ -9,7 +9,7 @@ from typing import Any
 
 from ftcore.api import Problem, Run, RunError
 from ftcore_plugins.gguf import Options
-from ftcore_plugins.gguf.architectures import supports
+from ftcore_plugins.gguf.conversion.architectures import supports
 
 
 def problems(run: Run, options: Options) -> list[Problem]:
@@ -42,7 +42,7 @@ def _converter_fault(config: Mapping[str, Any] | None, converter: Path | None) -
     """A converter that is wanted must be there: the one that is named, and one for what ftcore does not know itself."""
     if converter is None and (config is None or supports(config)):
         return ""
-    from ftcore_plugins.gguf.external import converter_problem
+    from ftcore_plugins.gguf.conversion.external import converter_problem
 
     return converter_problem(str(converter or ""))
 

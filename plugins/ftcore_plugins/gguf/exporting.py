@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import attrs
 
@@ -13,26 +13,56 @@ from ftcore.api import Artifact, Loaded, PreparedData, Proof, Run, RunError, Ver
 from ftcore_plugins.common.merging import Merged, merged_folder
 from ftcore_plugins.gguf import KIND, Options
 from ftcore_plugins.gguf.checks import require_context
-from ftcore_plugins.gguf.convert import Dtype, convert, convert_vision, supports
-from ftcore_plugins.gguf.external import convert_with_llama_cpp
-from ftcore_plugins.gguf.mixture import MOST
+from ftcore_plugins.gguf.conversion.convert import Dtype, convert, convert_vision, supports
+from ftcore_plugins.gguf.conversion.external import convert_with_llama_cpp
+from ftcore_plugins.gguf.conversion.settings import read_config
+from ftcore_plugins.gguf.conversion.weights import BeyondFloat16Error
 from ftcore_plugins.gguf.modelfile import modelfile_of, write_modelfile
 from ftcore_plugins.gguf.places import BASE, WORK, Places, file_name
-from ftcore_plugins.gguf.quantize import Importance, quantize
-from ftcore_plugins.gguf.settings import read_config
-from ftcore_plugins.gguf.weights import BeyondFloat16Error
+from ftcore_plugins.gguf.quantization.mixture import MOST, WEIGHED
+from ftcore_plugins.gguf.quantization.quantize import Importance, quantize
 
 
 def export(
     config: Options, *, run: Run, loaded: Loaded, data: PreparedData, saved: Path, exports: Path
-) -> list[Artifact]:
-    """Every artifact, text models first, in the order of the options."""
-    if config.lora and not loaded.adapter:
-        raise RunError("plugin.gguf.lora: there is no adapter, since all weights were trained; switch it off")
+) -> Sequence[Artifact]:
+    """Every artifact, text models first, in the order of the options; a refusal of the adapter comes after them."""
     places = Places(folder=exports / "gguf", work=exports / WORK, name=file_name(run.name))
-    places.folder.mkdir(parents=True, exist_ok=True)
-    # What may be refused for a reason of its own comes before what takes long.
-    alone = [_adapter(places, loaded, run, saved)] if config.lora else []
+    made = _models(config, places, run=run, loaded=loaded, data=data, saved=saved, exports=exports)
+    if not config.lora:
+        return made
+    try:
+        return [*made, _adapter(places, loaded, run, saved)]
+    except RunError as error:
+        return Unfinished(made, error)
+
+
+@attrs.frozen
+class Unfinished(Sequence[Artifact]):
+    """What was written, after which it is told why that is not all: who proves one after the other proves these."""
+
+    made: Sequence[Artifact]
+    refusal: RunError
+
+    def __iter__(self) -> Iterator[Artifact]:
+        """Raises the refusal at the end."""
+        yield from self.made
+        raise self.refusal
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    @overload
+    def __getitem__(self, index: int) -> Artifact: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Artifact]: ...
+    def __getitem__(self, index: int | slice) -> Artifact | Sequence[Artifact]:
+        return self.made[index]
+
+
+def _models(
+    config: Options, places: Places, *, run: Run, loaded: Loaded, data: PreparedData, saved: Path, exports: Path
+) -> list[Artifact]:
     merged = merged_folder(run, loaded, data, saved, exports)
     require_context(read_config(merged.folder), config.context)
     writer = Writer(config=config, merged=merged, places=places)
@@ -40,12 +70,15 @@ def export(
     source = writer.source()
     importance = _importance(config, source, loaded, data)
     paths = {name: writer.text(name, source, importance) for name in config.quantizations}
-    if config.modelfile:
-        for path in paths.values():
+    for path in paths.values():
+        if config.modelfile:
             write_modelfile(path, seeing, config=config, processor=loaded.processor, data=data)
-    texts = [_text(path, name, merged, seeing, config) for name, path in paths.items()]
+        else:
+            modelfile_of(path).unlink(missing_ok=True)  # an older one is of another model
+    rows = min(config.imatrix, len(data.train)) if importance else 0
+    texts = [_text(path, name, merged, seeing, config, rows=rows) for name, path in paths.items()]
     images = [Artifact(kind=KIND, path=seeing, details={"quantization": "f16", "part": "images"})] if seeing else []
-    return [*texts, *images, *alone]
+    return [*texts, *images]
 
 
 @attrs.frozen(kw_only=True)
@@ -114,38 +147,41 @@ class Writer:
 def _importance(config: Options, source: Path, loaded: Loaded, data: PreparedData) -> Importance | None:
     if not config.imatrix or not MOST.keys() & set(config.quantizations):
         return None
-    from ftcore_plugins.gguf.imatrix import importance
+    from ftcore_plugins.gguf.quantization.imatrix import importance
 
     return importance(source, loaded.model, data, rows=config.imatrix)
 
 
-def _text(path: Path, name: str, merged: Merged, seeing: Path | None, config: Options) -> Artifact:
+def _text(path: Path, name: str, merged: Merged, seeing: Path | None, config: Options, *, rows: int) -> Artifact:
     told = {key: value for key, value in merged.details.items() if key != "dtype"}
     lines = run_lines(path, seeing, modelfile=config.modelfile)
-    return Artifact(kind=KIND, path=path, details={**told, "quantization": name, "run": "\n".join(lines)})
+    weighed = {"importance matrix": f"{rows} rows"} if rows and name in WEIGHED else {}
+    return Artifact(kind=KIND, path=path, details={**told, "quantization": name, **weighed, "run": "\n".join(lines)})
 
 
 def run_lines(path: Path, vision: Path | None, *, modelfile: bool) -> Iterator[str]:
-    """How the file is run, from its folder, by the programs that most people have."""
-    file = shlex.quote(path.name)
+    """How the file is run by the programs that most people have."""
+    file = shlex.quote(str(path))
     if vision:
-        yield f"llama-mtmd-cli -m {file} --mmproj {shlex.quote(vision.name)} --image IMAGE -p PROMPT  # llama.cpp"
+        yield f"llama-mtmd-cli -m {file} --mmproj {shlex.quote(str(vision))} --image IMAGE -p PROMPT  # llama.cpp"
     else:
         yield f"llama-cli -m {file}  # llama.cpp"
     if modelfile:
         name = path.stem.lower()
-        yield f"ollama create {name} -f {modelfile_of(path).name} && ollama run {name}  # Ollama"
+        yield f"ollama create {name} -f {shlex.quote(str(modelfile_of(path)))} && ollama run {name}  # Ollama"
     yield f"lms import {file}  # LM Studio"
 
 
 def _adapter(places: Places, loaded: Loaded, run: Run, saved: Path) -> Artifact:
     from ftcore_plugins.common.adapters.quantized import kind_of
-    from ftcore_plugins.gguf.base import base_folder
-    from ftcore_plugins.gguf.lora import convert_lora
+    from ftcore_plugins.gguf.conversion.base import base_folder
+    from ftcore_plugins.gguf.conversion.lora import convert_lora
 
-    base = base_folder(loaded, trusted=run.profile.model.trust_remote_code)
+    if not loaded.adapter:
+        raise RunError("plugin.gguf.lora: there is no adapter, since all weights were trained; switch it off")
+    base = base_folder(loaded.base, loaded.revision)
     convert_lora(saved, base, places.adapter, "f16")
-    line = f"llama-cli -m BASE.gguf --lora {shlex.quote(places.adapter.name)}  # llama.cpp"
+    line = f"llama-cli -m BASE.gguf --lora {shlex.quote(str(places.adapter))}  # llama.cpp"
     details = {"quantization": "f16", "part": "adapter", "trained on": kind_of(loaded.model), "run": line}
     why = _write_base(base, places) if run.profile.export.verify else ""
     proof = Proof(verdict=Verdict.NOT_PROVED, note=why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,14 @@ import attrs
 import numpy as np
 from gguf import GGUFReader
 
-from ftcore.api import Artifact, Proof, Verdict
+from ftcore.api import Artifact, Proof, Run, RunError, Verdict
 from ftcore_plugins.common.proof.process import ask
 from ftcore_plugins.common.proof.reference import Reference, read_reference
 from ftcore_plugins.common.proof.verdict import judge
 from ftcore_plugins.gguf import KIND
 from ftcore_plugins.gguf.gates import gate_of
-from ftcore_plugins.gguf.mixture import FILE_TYPES
 from ftcore_plugins.gguf.places import BASE, SUFFIX, VISION, WORK
+from ftcore_plugins.gguf.quantization.mixture import FILE_TYPES
 
 RUNTIME = "ftcore_plugins.gguf.runtime"
 SAMPLED = 1 << 16
@@ -54,7 +55,7 @@ class Facts:
     rounded: bool
 
 
-def prove(artifact: Artifact, reference: Path, known: dict[str, Proof]) -> Proof:
+def prove(run: Run, artifact: Artifact, reference: Path, known: dict[str, Proof]) -> Proof:
     """The verdict on one file; on a quantized one also by the whole one that it was made from, if that is there.
 
     `known` keeps what was found of whole ones: several are quantized from the same.
@@ -66,7 +67,7 @@ def prove(artifact: Artifact, reference: Path, known: dict[str, Proof]) -> Proof
         note = f"it is no whole GGUF, but cut short or damaged ({str(error).partition(chr(10))[0]})"
         return Proof(verdict=Verdict.FAILED, note=note)
     prover = {"adapter": _prove_adapter, "mmproj": _prove_vision}.get(facts.holds, _prove_model)
-    return prover(artifact, _Judge(reference=reference, asked=asked, known=known))
+    return prover(artifact, _Judge(run=run, reference=reference, asked=asked, known=known))
 
 
 def read_facts(path: Path) -> Facts:
@@ -95,8 +96,9 @@ def _came_from_bfloat16(reader: GGUFReader) -> bool:
 
 @attrs.frozen(kw_only=True)
 class _Judge:
-    """Has files compared with one reference."""
+    """Has files compared with one reference, of the tuned model of a run."""
 
+    run: Run
     reference: Path
     asked: Reference
     known: dict[str, Proof]
@@ -136,14 +138,41 @@ def _prove_vision(artifact: Artifact, judged: _Judge) -> Proof:
     text = _made_from(artifact) or next(iter(_texts_of(artifact.path)), None)
     if text is None:
         return Proof(verdict=Verdict.NOT_PROVED, note="there is no text model beside it to see with")
-    return judged(text, f"with {text.name}", mmproj=str(artifact.path))
+    shipped = next(iter(_texts_of(artifact.path)), text)
+    name = text.name if text.parent == artifact.path.parent else f"the weights that {shipped.name} is made from"
+    return judged(text, f"with {name}", mmproj=str(artifact.path))
 
 
 def _prove_adapter(artifact: Artifact, judged: _Judge) -> Proof:
     base = next(iter(sorted((_work(artifact) / BASE).glob(f"*{SUFFIX}"))), None)
-    if base is None:
-        note = artifact.proof.note or "an adapter alone answers nothing; export again to prove it with its base model"
+    if base is not None:
+        return _beside(base, artifact, judged)
+    if artifact.proof.note and _work(artifact).is_dir():  # the export has just tried to write it
+        return Proof(verdict=Verdict.NOT_PROVED, note=artifact.proof.note)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ftcore-") as scratch:
+            return _beside(_written_base(judged.run, Path(scratch, f"base{SUFFIX}")), artifact, judged)
+    except (RunError, OSError) as error:
+        note = f"an adapter alone answers nothing, and its base model cannot be put beside it: {error}"
         return Proof(verdict=Verdict.NOT_PROVED, note=note)
+
+
+def _written_base(run: Run, target: Path) -> Path:
+    """The base model of the run's adapter as a GGUF. Raises `RunError` where it is not there, or no such can be."""
+    from ftcore_plugins.gguf.conversion.base import base_folder
+    from ftcore_plugins.gguf.conversion.convert import convert
+    from ftcore_plugins.gguf.conversion.lora import base_of
+
+    saved = run.folder / "adapter"
+    base, revision = base_of(saved) if saved.is_dir() else ("", "")
+    if not base:
+        raise RunError(f"{saved} does not say which it is; compare it with the run that it is of: --against RUN")
+    convert(base_folder(base, revision), target, "f16")
+    return target
+
+
+def _beside(base: Path, artifact: Artifact, judged: _Judge) -> Proof:
+    """The verdict on an adapter with a GGUF of its base model."""
     trained_on = artifact.details.get("trained on", "")
     name = f"adapter, trained on {trained_on} weights, beside whole ones" if trained_on else "adapter"
     return judged(base, name, ALIKE.get(trained_on, ""), lora=str(artifact.path))

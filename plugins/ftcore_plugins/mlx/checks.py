@@ -19,6 +19,10 @@ GROUPS = (128, 64, 32)
 WIDTHS = ("hidden_size", "intermediate_size", "moe_intermediate_size", "n_embd", "n_inner")
 """Of a configuration, the widths that rows of weights have."""
 
+PATTERNED = ("gemma3", "gemma3_text")
+PATTERN = 6
+"""Layers of which MLX takes the last for one of full attention, where the configuration does not say."""
+
 
 def problems(run: Run, quantization: Sequence[str], group_size: int) -> list[Problem]:
     """Everything that is wrong, as far as the model's configuration is there to be looked at."""
@@ -89,6 +93,18 @@ def _model_faults(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         name = package.replace("_", "-")
         message = f"{name} does not know models of type {kind}; leave it out, or update {name}"
         yield "plugin.mlx", message
+    if fault := layers_fault(config):
+        yield "plugin.mlx", fault
+
+
+def layers_fault(config: Mapping[str, Any]) -> str:
+    """Why MLX cannot run a model of so few layers: it looks for one with full attention; empty where it can."""
+    text = config.get("text_config") or config
+    layers = text.get("num_hidden_layers")
+    pattern = text.get("sliding_window_pattern") or text.get("_sliding_window_pattern") or PATTERN
+    if config.get("model_type") not in PATTERNED or not isinstance(layers, int) or layers >= pattern:
+        return ""
+    return f"MLX runs Gemma 3 only with {pattern} layers or more, and this model has {layers}; leave it out"
 
 
 def _known_kinds(package: str) -> frozenset[str]:

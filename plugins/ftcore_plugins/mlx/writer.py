@@ -17,7 +17,7 @@ import attrs
 from ftcore.api import Run, RunError, write_card
 from ftcore_plugins.common.converters import convert_apart, last_words
 from ftcore_plugins.common.staging import staged
-from ftcore_plugins.mlx.checks import lacking, width_fault
+from ftcore_plugins.mlx.checks import lacking, layers_fault, width_fault
 from ftcore_plugins.mlx.formats import Format, source_is_kept
 from ftcore_plugins.mlx.recognition import read_config, reads_images
 from ftcore_plugins.mlx.settings import as_read
@@ -87,6 +87,8 @@ def require_convertible(order: Order) -> None:
     """Raise `RunError` for what `check` could not know before the model was there."""
     for problem in lacking(order.config):
         raise RunError(f"{problem}; then: ftcore export {order.run.folder} --to mlx")
+    if few := layers_fault(order.config):
+        raise RunError(f"plugin.mlx: {few}")
     fault = width_fault(order.config, order.group_size)
     if fault and any(format.bits for format in order.formats):
         raise RunError(f"plugin.mlx.group_size: {fault}")

@@ -25,6 +25,9 @@ Type = GGMLQuantizationType
 MOST: Mapping[str, Type] = {"q8_0": Type.Q8_0, "q6_k": Type.Q6_K, "q5_k_m": Type.Q5_K, "q4_k_m": Type.Q4_K}
 """The type of most tensors."""
 
+WEIGHED = ("q6_k", "q5_k_m", "q4_k_m")
+"""Those whose numbers depend on an importance matrix, if there is one."""
+
 MIXED = ("q4_k_m", "q5_k_m")
 """Those that give more bits to what suffers most."""
 

@@ -12,9 +12,9 @@ from gguf import GGML_QUANT_VERSION, GGUF_DEFAULT_ALIGNMENT, GGUFWriter, Metadat
 
 from ftcore.api import RunError
 from ftcore_plugins.common.quiet import quiet_logger
+from ftcore_plugins.gguf.conversion.weights import Weight
 from ftcore_plugins.gguf.files import written
-from ftcore_plugins.gguf.mixture import FILE_TYPES
-from ftcore_plugins.gguf.weights import Weight
+from ftcore_plugins.gguf.quantization.mixture import FILE_TYPES
 
 
 def write_file(target: Path, writer: GGUFWriter, weights: Sequence[Weight]) -> None:

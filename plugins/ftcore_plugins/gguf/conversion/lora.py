@@ -12,12 +12,12 @@ import attrs
 from gguf import GGMLQuantizationType, GGUFType, GGUFWriter, Keys, TensorNameMap
 
 from ftcore.api import RunError
-from ftcore_plugins.gguf.architectures import has_shape, is_of_vision, plain_name, shape_of, tensor_names
-from ftcore_plugins.gguf.convert import mapped, rotated, scale, tensor_map
-from ftcore_plugins.gguf.mixture import FILE_TYPES
-from ftcore_plugins.gguf.settings import Settings, read_settings
-from ftcore_plugins.gguf.weights import TYPES, Stored, Weight, read_file
-from ftcore_plugins.gguf.writing import write_file
+from ftcore_plugins.gguf.conversion.architectures import has_shape, is_of_vision, plain_name, shape_of, tensor_names
+from ftcore_plugins.gguf.conversion.convert import mapped, rotated, scale, tensor_map
+from ftcore_plugins.gguf.conversion.settings import Settings, read_settings
+from ftcore_plugins.gguf.conversion.weights import TYPES, Stored, Weight, read_file
+from ftcore_plugins.gguf.conversion.writing import write_file
+from ftcore_plugins.gguf.quantization.mixture import FILE_TYPES
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PART = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>[AB])\.weight")
@@ -103,6 +103,12 @@ def convert_lora(saved: Path, base: Path, target: Path, dtype: Literal["f32", "f
     writer.add_float32(Keys.Adapter.LORA_ALPHA, float(alpha))
     writer.add_file_type(FILE_TYPES[dtype])
     write_file(target, writer, weights)
+
+
+def base_of(saved: Path) -> tuple[str, str]:
+    """The folder or the id of the model that a saved adapter is for, and its revision; empty where it names none."""
+    config = _read(saved / CONFIG)
+    return str(config.get("base_model_name_or_path") or ""), str(config.get("revision") or "")
 
 
 def _scaling(config: Mapping[str, Any], module: str, rank: int) -> float:

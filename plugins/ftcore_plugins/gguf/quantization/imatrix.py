@@ -18,8 +18,8 @@ from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFReader, TensorNameMap, get_te
 
 from ftcore.api import Example, PreparedData, RunError
 from ftcore_plugins.common.evaluation import evaluating
-from ftcore_plugins.gguf.architectures import plain_name
-from ftcore_plugins.gguf.quantize import Importance
+from ftcore_plugins.gguf.conversion.architectures import plain_name
+from ftcore_plugins.gguf.quantization.quantize import Importance
 
 WRAPPERS = ("base_layer", "original_module", "modules_to_save.default")
 """Of PEFT: what a layer is inside of."""

@@ -16,7 +16,7 @@ import numpy as np
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFType, GGUFWriter, RopeScalingType, TensorNameMap, get_tensor_name_map
 
 from ftcore.api import RunError
-from ftcore_plugins.gguf.architectures import (
+from ftcore_plugins.gguf.conversion.architectures import (
     HEAD,
     Architecture,
     has_shape,
@@ -26,11 +26,11 @@ from ftcore_plugins.gguf.architectures import (
     supports,
     tensor_names,
 )
-from ftcore_plugins.gguf.settings import Settings, period, read_settings
-from ftcore_plugins.gguf.vision import convert_vision
-from ftcore_plugins.gguf.vocabulary import write_vocabulary
-from ftcore_plugins.gguf.weights import TYPES, Made, Stored, Weight, read_tensors
-from ftcore_plugins.gguf.writing import describe, write_file
+from ftcore_plugins.gguf.conversion.settings import Settings, period, read_settings
+from ftcore_plugins.gguf.conversion.vision import convert_vision
+from ftcore_plugins.gguf.conversion.vocabulary import write_vocabulary
+from ftcore_plugins.gguf.conversion.weights import TYPES, Made, Stored, Weight, read_tensors
+from ftcore_plugins.gguf.conversion.writing import describe, write_file
 
 __all__ = ["convert", "convert_vision", "supports"]
 

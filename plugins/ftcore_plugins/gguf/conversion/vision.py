@@ -10,10 +10,10 @@ from typing import Any, Literal
 from gguf import MODEL_ARCH, GGUFType, GGUFWriter, VisionProjectorType, get_tensor_name_map
 
 from ftcore.api import RunError
-from ftcore_plugins.gguf.architectures import is_of_vision, name_of
-from ftcore_plugins.gguf.settings import read_config
-from ftcore_plugins.gguf.weights import TYPES, Stored, Weight, read_tensors
-from ftcore_plugins.gguf.writing import describe, write_file
+from ftcore_plugins.gguf.conversion.architectures import is_of_vision, name_of
+from ftcore_plugins.gguf.conversion.settings import read_config
+from ftcore_plugins.gguf.conversion.weights import TYPES, Stored, Weight, read_tensors
+from ftcore_plugins.gguf.conversion.writing import describe, write_file
 
 SEES = "Gemma3ForConditionalGeneration"
 POOLED = 4

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from ftcore.api import RunError
-from ftcore_plugins.gguf.architectures import TABLE, Architecture, name_of
+from ftcore_plugins.gguf.conversion.architectures import TABLE, Architecture, name_of
 
 CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 

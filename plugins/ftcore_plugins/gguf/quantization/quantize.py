@@ -22,7 +22,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 
 from ftcore.api import RunError
 from ftcore_plugins.gguf.files import written
-from ftcore_plugins.gguf.mixture import FILE_TYPES, Shape, Tensor, place, types
+from ftcore_plugins.gguf.quantization.mixture import FILE_TYPES, Shape, Tensor, place, types
 
 QUANTIZATION_VERSION = 2
 REPLACED = ("general.quantization_version", "general.file_type")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ftcore.api import RunError
 from ftcore_plugins.common.converters import convert_apart, last_words
+from ftcore_plugins.gguf.conversion.pretokenizers import pre_tokenizer
 from ftcore_plugins.gguf.files import written
-from ftcore_plugins.gguf.pretokenizers import pre_tokenizer
 
 STARTER = Path(__file__).with_name("start_converter.py")
 SCRIPT = "convert_hf_to_gguf.py"

@@ -13,8 +13,8 @@ from gguf import GGUFWriter, SpecialVocab, TokenType
 
 from ftcore.api import RunError
 from ftcore_plugins.common.quiet import quiet_logger
-from ftcore_plugins.gguf.pieces import fallback_model, fallback_scores, read_pieces
-from ftcore_plugins.gguf.pretokenizers import pre_tokenizer
+from ftcore_plugins.gguf.conversion.pieces import fallback_model, fallback_scores, read_pieces
+from ftcore_plugins.gguf.conversion.pretokenizers import pre_tokenizer
 
 LOOKS_SPECIAL = re.compile(r"<pad>|<mask>|<2mass>|\[@BOS@\]|<\|.*\|>|<\uff5c.*\uff5c>|<unused.*>", re.DOTALL)
 """Marks that some tokenizers add without saying that they are special."""
