@@ -6,7 +6,7 @@ that it needs. Four kinds say how many plugins may answer and what becomes of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -162,8 +162,8 @@ class Hooks:
     @_hook(Kind.ALL)
     def export(
         self, run: Run, loaded: Loaded, data: PreparedData, saved: Path, exports: Path
-    ) -> Artifact | Sequence[Artifact] | None:
-        """Write artifacts below the folder `exports`, each whole or not at all.
+    ) -> Artifact | Iterable[Artifact] | None:
+        """Write artifacts below the folder `exports`, each whole or not at all. A generator's are proved one by one.
 
         `saved` is the folder with the adapter, or with the whole model if there is no adapter. What exporters share
         lies in `exports / ".work"`, which is removed when the last one has ended.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -124,6 +124,8 @@ def name_failures(source: Source, hook: str, function: Call) -> Call:
     def call(*arguments: Any) -> Any:
         try:
             answer = function(*arguments)
+            if isinstance(answer, Generator):  # what it raises comes later
+                return name_wrapper_failures(source, hook, lambda: answer)()
             _check_answer(hook, answer)
             return answer
         except (FtcoreError, Interrupted):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -202,10 +202,10 @@ class Plugins:
             for answer in self._manager.subset_hook_caller(hook, others)(**arguments):
                 yield name, answer
 
-    def _several(self, hook: str, answer: Any) -> Sequence[Any]:
-        if isinstance(answer, Sequence) and not isinstance(answer, str):
+    def _several(self, hook: str, answer: Any) -> Iterable[Any]:
+        if isinstance(answer, Iterable) and not isinstance(answer, str | Mapping):
             return answer
-        raise self._wrong(hook, "Artifact or a sequence of them", answer)
+        raise self._wrong(hook, "Artifact or several of them", answer)
 
     def _proof(self, hook: str, proof: Any) -> Proof:
         found = self._expect(hook, proof, Proof)

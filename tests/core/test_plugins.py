@@ -395,6 +395,12 @@ def test_a_failure_in_a_data_hook_names_plugin_version_and_hook(build_odd, run, 
     assert caught.value.exit_code == 3
 
 
+def test_what_a_generator_of_artifacts_raises_is_named_too(build_odd, run):
+    plugins = build_odd("export", raising("export", "raise ValueError('bad'); yield"))
+    with pytest.raises(PluginError, match=r"^plugin odd \(dist-odd 1\.0\) failed in export: ValueError: bad$"):
+        CALLS["export"](plugins, run)
+
+
 @pytest.mark.parametrize("error", ["RunError", "PluginError", "ProfileError"])
 def test_what_a_plugin_raises_on_purpose_passes_as_it_is(build_odd, run, error):
     plugins = build_odd("load_rows", raising("load_rows", f"raise {error}('rows 3 and 4 are empty')"))
@@ -428,7 +434,7 @@ def test_a_hook_that_must_answer_may_not_answer_none(build_odd, run, hook):
         ("load_model", "None", "load_model: odd must return Loaded, got NoneType"),
         ("quantize", "{'bits': 4}", "quantize: odd must return Quantization, got dict"),
         ("adapt", "(1, 2)", "adapt: odd must return Loaded, got tuple"),
-        ("export", "'path'", "export: odd must return Artifact or a sequence of them, got str"),
+        ("export", "'path'", "export: odd must return Artifact or several of them, got str"),
         ("export", "['path']", "export: odd must return Artifact, got str"),
         ("publish", "7", "publish: odd must return str, got int"),
     ],

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import attrs
 import numpy as np
@@ -328,23 +327,17 @@ def test_a_modelfile_of_before_does_not_stay_beside_other_weights(tuned: Tuned, 
 
 
 def test_an_adapter_alone_needs_an_adapter(tuned: Tuned, tmp_path: Path) -> None:
-    plugin = Gguf(Options(quantization="f16", lora=True))
-    loaded = attrs.evolve(tuned.loaded, model=tuned.loaded.model, adapter="")
-    with (
-        pytest.raises(RunError, match=r"plugin\.gguf\.lora: there is no adapter"),
-        mock.patch.object(exporting, "_models", return_value=[]),
-    ):
-        list(plugin.export(tuned.run, loaded, tuned.data, tuned.saved, tmp_path))
+    loaded = attrs.evolve(tuned.loaded, adapter="")
+    places = Places(folder=tmp_path, work=tmp_path, name="my")
+    with pytest.raises(RunError, match=r"plugin\.gguf\.lora: there is no adapter"):
+        exporting._adapter(places, loaded, tuned.run, tuned.saved)
 
 
 def test_what_cannot_be_an_adapter_is_refused_after_the_others_are_there(tuned: Tuned, tmp_path: Path) -> None:
     other = attrs.evolve(tuned, saved=Path(shutil.copytree(tuned.saved, tmp_path / "saved")))
     edit(other.saved / "adapter_config.json", modules_to_save=["lm_head"])
     plugin = Gguf(Options(quantization="f16", lora=True))
-    made = plugin.export(other.run, other.loaded, other.data, other.saved, tmp_path / "exports")
-    assert len(made) == 1
-    assert made[0].path.is_file()
-    artifacts = iter(made)
+    artifacts = plugin.export(other.run, other.loaded, other.data, other.saved, tmp_path / "exports")
     assert tuned.prove(next(artifacts)).verdict is Verdict.PROVED
     with pytest.raises(RunError, match="layers that were trained whole"):
         next(artifacts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -70,7 +70,7 @@ class Gguf:
         return int(parameters * (ON_THE_WAY + sum(BYTES[name] for name in self.config.quantizations)))
 
     @hookimpl
-    def export(self, run: Run, loaded: Loaded, data: PreparedData, saved: Path, exports: Path) -> Sequence[Artifact]:
+    def export(self, run: Run, loaded: Loaded, data: PreparedData, saved: Path, exports: Path) -> Iterator[Artifact]:
         """Write `exports/gguf`: a file for each quantization, the mmproj of a model that sees, and Modelfiles.
 
         Raises `RunError` where the architecture, the weights or the place is none that this can be done with.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, cast
 
 import attrs
 
@@ -25,60 +25,30 @@ from ftcore_plugins.gguf.quantization.quantize import Importance, quantize
 
 def export(
     config: Options, *, run: Run, loaded: Loaded, data: PreparedData, saved: Path, exports: Path
-) -> Sequence[Artifact]:
-    """Every artifact, text models first, in the order of the options; a refusal of the adapter comes after them."""
+) -> Iterator[Artifact]:
+    """Every artifact once it is written: text models in the order of the options, then the mmproj, then the adapter.
+
+    An adapter that cannot be written alone is refused last, when the others are there.
+    """
     places = Places(folder=exports / "gguf", work=exports / WORK, name=file_name(run.name))
-    made = _models(config, places, run=run, loaded=loaded, data=data, saved=saved, exports=exports)
-    if not config.lora:
-        return made
-    try:
-        return [*made, _adapter(places, loaded, run, saved)]
-    except RunError as error:
-        return Unfinished(made, error)
-
-
-@attrs.frozen
-class Unfinished(Sequence[Artifact]):
-    """What was written, after which it is told why that is not all: who proves one after the other proves these."""
-
-    made: Sequence[Artifact]
-    refusal: RunError
-
-    def __iter__(self) -> Iterator[Artifact]:
-        """Raises the refusal at the end."""
-        yield from self.made
-        raise self.refusal
-
-    def __len__(self) -> int:
-        return len(self.made)
-
-    @overload
-    def __getitem__(self, index: int) -> Artifact: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Artifact]: ...
-    def __getitem__(self, index: int | slice) -> Artifact | Sequence[Artifact]:
-        return self.made[index]
-
-
-def _models(
-    config: Options, places: Places, *, run: Run, loaded: Loaded, data: PreparedData, saved: Path, exports: Path
-) -> list[Artifact]:
     merged = merged_folder(run, loaded, data, saved, exports)
     require_context(read_config(merged.folder), config.context)
     writer = Writer(config=config, merged=merged, places=places)
     seeing = writer.vision()
     source = writer.source()
     importance = _importance(config, source, loaded, data)
-    paths = {name: writer.text(name, source, importance) for name in config.quantizations}
-    for path in paths.values():
+    rows = min(config.imatrix, len(data.train)) if importance else 0
+    for name in config.quantizations:
+        path = writer.text(name, source, importance)
         if config.modelfile:
             write_modelfile(path, seeing, config=config, processor=loaded.processor, data=data)
         else:
             modelfile_of(path).unlink(missing_ok=True)  # an older one is of another model
-    rows = min(config.imatrix, len(data.train)) if importance else 0
-    texts = [_text(path, name, merged, seeing, config, rows=rows) for name, path in paths.items()]
-    images = [Artifact(kind=KIND, path=seeing, details={"quantization": "f16", "part": "images"})] if seeing else []
-    return [*texts, *images]
+        yield _text(path, name, merged, seeing, config, rows=rows)
+    if seeing:
+        yield Artifact(kind=KIND, path=seeing, details={"quantization": "f16", "part": "images"})
+    if config.lora:
+        yield _adapter(places, loaded, run, saved)
 
 
 @attrs.frozen(kw_only=True)
