@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from ftcore.api import Artifact, Proof, Run, Verdict
+from ftcore.shipping.verification import write_verification
 from ftcore.testing import make_config, make_run
 from ftcore_plugins.hub import Options
 from ftcore_plugins.hub.patience import Patience
@@ -78,5 +79,6 @@ def fill_shelf(tmp_path: Path) -> Shelf:
         Artifact(kind=kind, path=exports / place, proof=proof, details={"run": f"run {exports / place}"})
         for kind, place in places.items()
     ]
+    write_verification(artifacts[1])
     part = Artifact(kind="gguf", path=alone, proof=proof, details={"part": "adapter", "run": f"take {alone}"})
     return Shelf(run=run, saved=saved, artifacts=[*artifacts, part])

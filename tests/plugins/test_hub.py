@@ -51,6 +51,7 @@ def test_everything_lands_in_one_repository(hub: PushHub, shelf: Shelf, tmp_path
     found = json.loads(files["verification.json"])["artifacts"]
     assert [entry["path"] for entry in found] == [".", "my-q8_0.gguf", "mlx-4bit", "adapter/my-adapter-f16.gguf"]
     assert found[0]["proof"] == {"verdict": "proved", "figures": {"kl_mean": 1e-6}, "note": "seen in exports"}
+    assert (found[1]["bytes"], found[1]["sha256"]) == (4, hashlib.sha256(b"GGUF").hexdigest())
     assert hub.repositories["ann/my-run"].private
     assert str(tmp_path).encode() not in b"".join(files.values())
     assert TOKEN.encode() not in b"".join(files.values())

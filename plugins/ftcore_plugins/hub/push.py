@@ -13,7 +13,7 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -197,6 +197,7 @@ def _verification(run: Run, chosen: Sequence[Part]) -> bytes:
         {
             "kind": part.kind,
             "path": part.place or ".",
+            **_of_which_file(part.artifact),
             "details": {name: value for name, value in part.artifact.details.items() if name != "run"},
             "proof": {
                 "verdict": part.artifact.proof.verdict,
@@ -211,6 +212,14 @@ def _verification(run: Run, chosen: Sequence[Part]) -> bytes:
     ]
     text = json.dumps({"artifacts": entries}, indent=1, ensure_ascii=False)
     return text.replace(f"{run.folder}/", "").encode(errors="backslashreplace") + b"\n"
+
+
+def _of_which_file(artifact: Artifact) -> Mapping[str, Any]:
+    """Size and SHA-256 of what was proved, as they stand beside it."""
+    beside = (artifact.path if artifact.path.is_dir() else artifact.path.parent) / VERIFICATION
+    entries = json.loads(beside.read_text("utf-8")).get("artifacts", []) if beside.is_file() else []
+    known: Mapping[str, Any] = next((entry for entry in entries if entry["path"] == artifact.path.name), {})
+    return {name: known[name] for name in ("bytes", "sha256") if name in known}
 
 
 @contextmanager
