@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import pytest
 
+from ftcore.cli import main
 from ftcore.errors import Problem, ProfileError
 from ftcore.preflight import LoadedProfile, load_profile
 
@@ -245,3 +246,20 @@ def gpus(tool: Callable[[str, str], None]) -> Callable[..., None]:
         tool("nvidia-smi", "\n".join(["cat <<'END'", *lines, "END"]))
 
     return install
+
+
+@pytest.fixture
+def ftcore(capsys):
+    """Call the command line in this process: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as leave:  # argparse's way
+            code = leave.code
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call

@@ -13,24 +13,7 @@ import pytest
 from jsonschema import Draft7Validator
 
 from ftcore import __version__, engine
-from ftcore.cli import COMMANDS, main
-
-
-@pytest.fixture
-def ftcore(capsys):
-    """Call the command line in this process: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as leave:  # argparse's way
-            code = leave.code
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
+from ftcore.cli import COMMANDS
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import os
 import pytest
 
 from ftcore import engine
-from ftcore.cli import main
 from ftcore.errors import RunError
 from ftcore.manifest import read_manifest
 from ftcore.runs import locked
@@ -28,20 +27,6 @@ class Plugin:
     def export(self):
         return None
 """
-
-
-@pytest.fixture
-def ftcore(capsys):
-    """Call the command line in this process: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -32,20 +32,6 @@ def folder(profile):
     return engine.run(profile.load()).folder
 
 
-@pytest.fixture
-def ftcore(capsys):
-    """Call the command line in this process: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
-
-
 def read(path):
     return json.loads(path.read_text())
 

@@ -34,20 +34,6 @@ class Plugin:
 
 
 @pytest.fixture
-def ftcore(capsys):
-    """Call the command line in this process: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
 def folder(desk):
     """A finished run with a reference and a pack."""
     desk.replace("max_steps = 10", "max_steps = 4")
