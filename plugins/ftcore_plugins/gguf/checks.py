@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ftcore.api import Problem, Run, RunError
+from ftcore_plugins.common.model_folder import read_config
 from ftcore_plugins.gguf import Options
 from ftcore_plugins.gguf.conversion.architectures import supports
 
 
 def problems(run: Run, options: Options) -> list[Problem]:
     """Everything that is wrong, as far as the model's configuration is there to be looked at."""
-    config = _config(Path(run.profile.model.id)) if run.profile.model.id else None
+    config = read_config(Path(run.profile.model.id)) if run.profile.model.id else None
     faults = {
         "quantization": "" if options.quantizations else "is empty; name a type such as q4_k_m, or leave it out",
         "system": '""" ends a text in a Modelfile; write it without' if '"""' in options.system else "",
@@ -45,12 +45,3 @@ def _converter_fault(config: Mapping[str, Any] | None, converter: Path | None) -
     from ftcore_plugins.gguf.conversion.external import converter_problem
 
     return converter_problem(str(converter or ""))
-
-
-def _config(folder: Path) -> Mapping[str, Any] | None:
-    """The configuration of a model in a folder; None for one of a hub, and for a folder that the loader refuses."""
-    try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

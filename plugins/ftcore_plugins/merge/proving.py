@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ftcore.api import Artifact, Proof, Run
+from ftcore_plugins.common.model_folder import headers, read_config
 from ftcore_plugins.common.proof.process import ask
 from ftcore_plugins.common.proof.reference import read_reference
 from ftcore_plugins.common.proof.verdict import Gate, judge, whole_gate
 
 RUNTIME = "ftcore_plugins.merge.runtime"
 NAMES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-LARGEST_HEADER = 100_000_000
-"""Bytes; as much as the format allows (https://github.com/huggingface/safetensors)."""
 
 
 def is_merged(artifact: Artifact) -> bool:
@@ -23,7 +21,7 @@ def is_merged(artifact: Artifact) -> bool:
     if artifact.kind:
         return artifact.kind == "merged"
     folder = artifact.path
-    config = _config(folder)
+    config = read_config(folder)
     return config is not None and any(folder.glob("*.safetensors")) and not _is_of_mlx(folder, config)
 
 
@@ -47,27 +45,8 @@ def dtype_of(folder: Path) -> str:
     return NAMES[floats[-1]] if floats and found <= {*NAMES, "I64", "BOOL"} else "bfloat16"
 
 
-def headers(folder: Path) -> Iterator[Mapping[str, Any]]:
-    """What each file of weights says about its tensors. A damaged one is passed over: it does not load either."""
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with path.open("rb") as file:
-                size = int.from_bytes(file.read(8), "little")
-                yield dict(json.loads(file.read(min(size, LARGEST_HEADER))))
-        except (OSError, ValueError, TypeError):
-            continue
-
-
 def _is_tensor(name: str) -> bool:
     return name != "__metadata__"
-
-
-def _config(folder: Path) -> Mapping[str, Any] | None:
-    try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _is_of_mlx(folder: Path, config: Mapping[str, Any]) -> bool:

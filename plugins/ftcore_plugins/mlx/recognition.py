@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-HEADER = 8
-"""Bytes at the start of a safetensors file: how long its JSON header is."""
-
-LONGEST = 100_000_000
-"""Bytes of a header that safetensors itself would read."""
+from ftcore_plugins.common import model_folder
+from ftcore_plugins.common.model_folder import headers
 
 DTYPES = {"BF16": "bf16", "F16": "fp16", "F32": "float32"}
 
@@ -25,11 +21,7 @@ def is_mlx(folder: Path) -> bool:
 
 def read_config(folder: Path) -> Mapping[str, Any]:
     """`config.json`, or nothing where there is none that can be read."""
-    try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return model_folder.read_config(folder) or {}
 
 
 def reads_images(config: Mapping[str, Any]) -> bool:
@@ -50,12 +42,4 @@ def quantization_of(folder: Path) -> str:
 
 def _header(folder: Path) -> Mapping[str, Any]:
     """Of the first file with weights."""
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(HEADER), "little")
-                found = json.loads(file.read(min(length, LONGEST)))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-    return {}
+    return next(headers(folder), {})

@@ -6,7 +6,6 @@ file holds gigabytes. Here, bytes are read where the header says that they are.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ftcore.api import RunError
+from ftcore_plugins.common.model_folder import read_header
 
 PIECE = 8 * 2**20
 """Bytes that are in memory at once of a tensor that is only copied."""
@@ -94,16 +94,14 @@ def _tensors(path: Path) -> Iterator[tuple[str, Stored]]:
     try:
         with safe_open(path, "pt"):  # it looks whether header and length of the file agree
             pass
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
+        header, begin = read_header(path)
     except FileNotFoundError:
         raise RunError(f"{path} is not there; it holds weights that are needed, put it back") from None
     except (SafetensorError, ValueError) as error:
         raise RunError(f"{path} is damaged: {error}; take a whole copy of it") from None
     for name, entry in header.items():
         if name != "__metadata__":
-            yield name, _stored(path, name, entry, 8 + length)
+            yield name, _stored(path, name, entry, begin)
 
 
 def _stored(path: Path, name: str, entry: dict[str, Any], base: int) -> Stored:

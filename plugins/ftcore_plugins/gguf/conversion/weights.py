@@ -17,6 +17,7 @@ from gguf.quants import quantize
 from safetensors import SafetensorError, safe_open
 
 from ftcore.api import RunError
+from ftcore_plugins.common.model_folder import read_header
 
 BLOCK = 1 << 26
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -154,13 +155,11 @@ def read_file(path: Path) -> Mapping[str, Stored]:
     try:
         with safe_open(path, "numpy"):  # checks that header and length belong together
             pass
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
+        header, begin = read_header(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"gguf: {path} cannot be read ({error}); merge the model again") from error
     header.pop("__metadata__", None)
-    return {name: _stored(path, name, entry, 8 + length) for name, entry in header.items()}
+    return {name: _stored(path, name, entry, begin) for name, entry in header.items()}
 
 
 def _stored(path: Path, name: str, entry: Mapping[str, Any], start: int) -> Stored:
