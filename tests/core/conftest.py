@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from ftcore.cli import main
+from ftcore.display import Silent
 from ftcore.errors import Problem, ProfileError
 from ftcore.preflight import LoadedProfile, load_profile
 
@@ -263,3 +264,21 @@ def ftcore(capsys):
         return code, out, err
 
     return call
+
+
+class Noted(Silent):
+    """Remembers what was shown."""
+
+    def __init__(self):
+        self.lines = []
+
+    def stage(self, number, total, title):
+        self.lines.append(f"[{number}/{total}] {title}")
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+@pytest.fixture
+def display():
+    return Noted()

@@ -22,24 +22,6 @@ from ftcore.runs import is_locked, list_runs
 from ftcore.values import RunState
 
 
-class Noted(Silent):
-    """Remembers what was shown."""
-
-    def __init__(self):
-        self.lines = []
-
-    def stage(self, number, total, title):
-        self.lines.append(f"[{number}/{total}] {title}")
-
-    def say(self, text):
-        self.lines.append(text)
-
-
-@pytest.fixture
-def display():
-    return Noted()
-
-
 @pytest.fixture
 def run(desk, display):
     """Run the profile with options of `load_profile`; `fault` fails it at a place."""

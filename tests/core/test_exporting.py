@@ -9,7 +9,6 @@ from collections import namedtuple
 import pytest
 
 from ftcore import disk, engine, session
-from ftcore.display import Silent
 from ftcore.errors import PluginError, RunError
 from ftcore.manifest import read_manifest
 from ftcore.shipping.verification import has_changed, proof_line, write_verification
@@ -17,21 +16,6 @@ from ftcore.values import Artifact, Proof, Verdict
 
 ALL = ["light_reference", "light_pack", "light_hub"]
 BOTH = 'plugin.light_pack.quantization=["whole", "short"]'
-
-
-class Noted(Silent):
-    """Remembers what was said."""
-
-    def __init__(self):
-        self.lines = []
-
-    def say(self, text):
-        self.lines.append(text)
-
-
-@pytest.fixture
-def display():
-    return Noted()
 
 
 @pytest.fixture

@@ -122,14 +122,20 @@ def _tree(files: Mapping[str, bytes]) -> bytes:
 @contextmanager
 def serving(data_sets: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hub]:
     """A hub that listens on this machine only."""
-    with Hub(data_sets) as hub:
-        thread = threading.Thread(target=hub.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
-            thread.join()
+    with Hub(data_sets) as hub, answering(hub):
+        yield hub
+
+
+@contextmanager
+def answering(server: ThreadingHTTPServer) -> Iterator[None]:
+    """While it lasts, the server answers, in a thread of its own."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
 
 
 def ask(url: str, home: Path, env: Mapping[str, str] | None = None, **data: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import attrs
 import yaml
 
 from ftcore.shipping.front_matter import LICENSES
+from hub_kit import answering
 
 TOKEN = "hf_canary_0123456789"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -296,11 +297,5 @@ def _json(value: Any) -> Answer:
 @contextmanager
 def listening() -> Iterator[PushHub]:
     """A hub that listens on this machine only."""
-    with PushHub() as hub:
-        thread = threading.Thread(target=hub.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
-            thread.join()
+    with PushHub() as hub, answering(hub):
+        yield hub
