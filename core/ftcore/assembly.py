@@ -44,7 +44,7 @@ def build_plugins(
     for plugin in reversed(active):  # pluggy calls the last one registered first
         _register(manager, plugin)
     sources = {plugin.source.name: plugin.source for plugin in active}
-    _reject_misfits(manager, sources, fallbacks)
+    _reject_misfits(manager, sources)
     for name in [name for name in fallbacks if yields_all(manager, name)]:
         manager.unregister(name=name)  # it is not asked to check what is not its business
     problems = conflicts(manager)
@@ -64,25 +64,23 @@ def _register(manager: pluggy.PluginManager, plugin: Active) -> None:
         raise PluginError(f"plugin {plugin.source} cannot be built: {type(error).__name__}: {error}") from error
 
 
-def _reject_misfits(manager: pluggy.PluginManager, sources: Mapping[str, Source], fallbacks: Container[str]) -> None:
+def _reject_misfits(manager: pluggy.PluginManager, sources: Mapping[str, Source]) -> None:
     kinds = hook_kinds()
     for hook, caller in vars(manager.hook).items():
         for impl in [] if hook.startswith("_") else caller.get_hookimpls():
-            fault = _misfit(hook, kinds.get(hook), impl, fallback=impl.plugin_name in fallbacks)
+            fault = _misfit(hook, kinds.get(hook), impl)
             if fault:
                 raise PluginError(f"plugin {sources[impl.plugin_name]} {fault}")
     manager.check_pending()
 
 
-def _misfit(hook: str, kind: Kind | None, impl: pluggy.HookImpl, *, fallback: bool) -> str:
+def _misfit(hook: str, kind: Kind | None, impl: pluggy.HookImpl) -> str:
     if kind is None:
         return "" if impl.optionalhook else f"implements an unknown hook {hook!r}{nearest(hook, hook_kinds())}"
     if impl.kwargnames:
         return f"gives {', '.join(impl.kwargnames)} a default in {hook}; hook arguments have none"
     if kind not in SLOTS and (impl.wrapper or impl.hookwrapper):
         return f"wraps {hook}; only hooks that one plugin answers can be wrapped"
-    if fallback and kind is Kind.OBSERVERS:
-        return f"is a fallback and implements {hook}; only plugins that a profile names may watch a run"
     return ""
 
 

@@ -18,6 +18,7 @@ from ftcore.values import (
     Artifact,
     Format,
     Loaded,
+    Notice,
     Outcome,
     Prediction,
     PreparedData,
@@ -29,6 +30,7 @@ from ftcore.values import (
     Run,
     Step,
     StopRequest,
+    Tracker,
     Trainer,
 )
 
@@ -140,13 +142,26 @@ class Hooks:
     ) -> Trainer:
         """Build the trainer. `args` are the merged answers of `training_args`."""
 
-    @_hook(Kind.OBSERVERS)
-    def on_step(self, run: Run, step: Step) -> StopRequest | None:
-        """An optimizer step has ended. Return a request to stop, or nothing."""
+    @_hook(Kind.ALL)
+    def track(self, run: Run, settings: Mapping[str, Any], sent: int) -> Tracker | None:
+        """Send what the run writes down to somewhere else, such as a server. Asked in a process of its own.
+
+        `settings` is the resolved profile, as nested tables. `sent` is the last step that an earlier process of the
+        same run has sent points of, 0 if there was none: then go on with what is there.
+        """
 
     @_hook(Kind.OBSERVERS)
-    def on_evaluation(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
-        """The model was evaluated on the held-out rows after `step`, as `train.eval_steps` says."""
+    def on_step(self, run: Run, step: Step) -> StopRequest | Notice | Sequence[StopRequest | Notice] | None:
+        """An optimizer step has ended. Return a request to stop, something to tell the user, several, or nothing."""
+
+    @_hook(Kind.OBSERVERS)
+    def on_evaluation(
+        self, run: Run, step: int, metrics: Mapping[str, float]
+    ) -> StopRequest | Notice | Sequence[StopRequest | Notice] | None:
+        """The model was evaluated on the held-out rows after `step`, as `train.eval_steps` says. Answer as `on_step`.
+
+        `metrics` holds `eval_loss`, `eval_perplexity`, and what `score` answered as `eval_NAME`.
+        """
 
     @_hook(Kind.AT_MOST_ONE)
     def score(self, run: Run, predictions: Sequence[Prediction]) -> Mapping[str, float] | None:

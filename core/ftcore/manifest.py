@@ -53,7 +53,7 @@ class Manifest:
     saved_at: int = 0
     loss: Mapping[str, float | None] = attrs.field(factory=lambda: {"before": None, "after": None})
     scores: Mapping[str, Mapping[str, float]] = attrs.field(factory=lambda: {"before": {}, "after": {}})
-    samples: Sequence[Mapping[str, str]] = attrs.field(factory=list)
+    samples: Sequence[Mapping[str, Any]] = attrs.field(factory=list)
     exports: Sequence[Mapping[str, Any]] = attrs.field(factory=list)
     resumes: Sequence[Mapping[str, Any]] = attrs.field(factory=list)
     folder: str = ""
@@ -108,7 +108,7 @@ class Manifest:
             loss_after=self.loss["after"],
             scores_before=self.scores["before"],
             scores_after=self.scores["after"],
-            samples=tuple(Sample(**sample) for sample in self.samples),
+            samples=tuple(_sample(sample) for sample in self.samples),
             artifacts=self.artifacts(),
         )
 
@@ -185,6 +185,10 @@ def artifact_as_json(artifact: Artifact) -> dict[str, Any]:
     """An artifact in the stable form of `exports[]`."""
     proof = {"verdict": artifact.proof.verdict, "figures": dict(artifact.proof.figures), "note": artifact.proof.note}
     return {"kind": artifact.kind, "path": str(artifact.path), "details": dict(artifact.details), "proof": proof}
+
+
+def _sample(sample: Mapping[str, Any]) -> Sample:
+    return Sample(**{**sample, "images": tuple(sample.get("images", ()))})
 
 
 def _artifact(export: Mapping[str, Any]) -> Artifact:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
 import pluggy
@@ -16,6 +16,7 @@ from ftcore.values import (
     Artifact,
     Format,
     Loaded,
+    Notice,
     Outcome,
     Part,
     Prediction,
@@ -28,6 +29,7 @@ from ftcore.values import (
     Run,
     Step,
     StopRequest,
+    Tracker,
     Trainer,
     Verdict,
 )
@@ -49,6 +51,13 @@ def implemented_hooks(cls: type[Any]) -> list[str]:
     """The hooks that a plugin class implements, in calling order."""
     marked = {name for name in dir(cls) if hasattr(getattr(cls, name, None), f"{PROJECT}_impl")}
     return [name for name in hook_kinds() if name in marked]
+
+
+def _told(answers: Iterable[Any]) -> Iterator[StopRequest | Notice]:
+    for answer in answers:
+        for one in answer if isinstance(answer, Sequence) else [answer]:
+            if isinstance(one, StopRequest | Notice):
+                yield one
 
 
 class Plugins:
@@ -148,14 +157,20 @@ class Plugins:
             return trainer
         raise self._wrong("make_trainer", "Trainer", trainer)
 
-    def on_step(self, run: Run, step: Step) -> StopRequest | None:
-        """The first request to stop, if any."""
-        answers = self._hook.on_step(run=run, step=step)
-        return next((answer for answer in answers if isinstance(answer, StopRequest)), None)
+    def track(self, run: Run, settings: Mapping[str, Any], sent: int) -> Tracker:
+        """The tracker of the one plugin that is asked, see `alone`."""
+        answers = [answer for _, answer in self._each("track", run=run, settings=settings, sent=sent)]
+        if len(answers) == 1 and callable(getattr(answers[0], "send", None)):
+            return cast("Tracker", answers[0])
+        raise self._wrong("track", "Tracker", answers[0] if answers else None)
 
-    def on_evaluation(self, run: Run, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell the observers."""
-        self._hook.on_evaluation(run=run, step=step, metrics=metrics)
+    def on_step(self, run: Run, step: Step) -> list[StopRequest | Notice]:
+        """What the observers ask for, and tell."""
+        return list(_told(self._hook.on_step(run=run, step=step)))
+
+    def on_evaluation(self, run: Run, step: int, metrics: Mapping[str, float]) -> list[StopRequest | Notice]:
+        """What the observers ask for, and tell."""
+        return list(_told(self._hook.on_evaluation(run=run, step=step, metrics=metrics)))
 
     def score(self, run: Run, predictions: Sequence[Prediction]) -> Mapping[str, float]:
         """Task metrics; empty without a plugin that scores."""

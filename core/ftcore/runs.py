@@ -21,12 +21,12 @@ import tomli_w
 
 from ftcore.errors import ProfileError, RunError
 from ftcore.files import replace_text
+from ftcore.journal.metrics import read_metrics
+from ftcore.journal.writing import METRICS
 from ftcore.manifest import FILE, Manifest, read_manifest
-from ftcore.metrics import read_metrics
 from ftcore.values import RunState
 
 PROFILE = "profile.toml"
-METRICS = "metrics.jsonl"
 LOCK = ".lock"
 LOCK_TRIES = 10
 _STAGING = ".new-"

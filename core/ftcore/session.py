@@ -5,30 +5,30 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import attrs
 
-from ftcore import judge
 from ftcore.checkpoints import Checkpoint, CheckpointStore
 from ftcore.control import FollowingControl, RunControl
 from ftcore.data.prepare import Prepared, clean, prepare
 from ftcore.display import Display
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
+from ftcore.evaluation import judge
 from ftcore.files import sync_tree
 from ftcore.hardware.usage import set_threads
-from ftcore.manifest import Manifest, ledger_as_json, now
-from ftcore.metrics import MetricsLog, cut_metrics
+from ftcore.journal.writing import Journal
+from ftcore.manifest import Manifest, artifact_as_json, ledger_as_json, now
 from ftcore.planning.room import require_room
 from ftcore.plugins import Plugins
 from ftcore.processes.endings import lost_another
 from ftcore.processes.ranks import Ranks
-from ftcore.report import write_report
+from ftcore.report.document import write_report
 from ftcore.resuming import changed_since, fingerprint_of, last_checkpoint
-from ftcore.runs import METRICS
 from ftcore.shipping.delivery import hand_over
 from ftcore.shipping.exporting import EXPORTS, Shipment, ship
 from ftcore.signals import StopSignals
-from ftcore.values import Artifact, Loaded, Outcome, Run, RunState, Trainer
+from ftcore.values import Artifact, EventKind, Loaded, Outcome, Run, RunState, Trainer
 
 STAGES = (
     "reading rows",
@@ -59,6 +59,7 @@ class Session:
         self._ranks = Ranks(plugins, run)
         self._main = run.world.is_main
         self._store = CheckpointStore(folder=run.folder / "checkpoints", keep=run.profile.train.save_limit)
+        self._journal = Journal(run.folder) if self._main else None
 
     def work(self) -> Outcome:
         """From rows to proved exports."""
@@ -112,6 +113,7 @@ class Session:
             write_report(self._run.folder, self._manifest)
         finally:  # also on a full disk
             self._plugins.run_ended(self._run, outcome)
+            self._note_event(EventKind.ENDED, state=outcome.state, reason=outcome.reason)
 
     def _before(self, trainer: Trainer, prepared: Prepared) -> judge.Judgement:
         known = judge.remembered(self._manifest.outcome(self._run.folder))
@@ -142,13 +144,13 @@ class Session:
         done = checkpoint.step if checkpoint else 0
         self._store.clean()
         self._store.drop_after(done)
-        cut_metrics(self._run.folder / METRICS, done)
-        metrics = MetricsLog(self._run.folder / METRICS)
+        assert self._journal is not None  # noqa: S101
+        self._journal.begin(done, trainer.total_steps)
         control = RunControl(
             plugins=self._plugins,
             run=self._run,
             store=self._store,
-            metrics=metrics,
+            journal=self._journal,
             display=self._display,
             signals=self._signals,
         )
@@ -156,7 +158,6 @@ class Session:
             with self._signals.held():
                 step = trainer.train(control, checkpoint.folder if checkpoint else None)
         finally:
-            metrics.close()
             self._display.close()
         return step, control.stop_reason
 
@@ -192,11 +193,13 @@ class Session:
 
     def _note(self, artifact: Artifact) -> None:
         self._update(self._manifest.with_artifact(artifact))
+        self._note_event(EventKind.ARTIFACT, **artifact_as_json(artifact))
 
     def _remember_data(self, prepared: Prepared) -> None:
         ledger = ledger_as_json(prepared.data.ledger)
         self._refuse_change("data", self._manifest.data.get("fingerprint"), prepared.fingerprint)
         self._update(attrs.evolve(self._manifest, data={"fingerprint": prepared.fingerprint, "ledger": ledger}))
+        self._note_event(EventKind.DATA, ledger=ledger, proved=prepared.proved)
         dropped = "".join(f", {count} dropped: {reason}" for reason, count in ledger["dropped"].items())
         again = f" (and {ledger['repeated']} again)" if ledger["repeated"] else ""
         rows = f"{ledger['rows']} rows: {ledger['trained']} to train on{again}, {ledger['held_out']} held out{dropped}"
@@ -208,6 +211,7 @@ class Session:
         model = {"base": loaded.base, "revision": loaded.revision, "fingerprint": fingerprint}
         model["license"] = loaded.license  # for the cards
         self._update(attrs.evolve(self._manifest, model=model))
+        self._note_event(EventKind.MODEL, **model)
 
     def _refuse_change(self, what: str, before: str | None, now: str) -> None:
         changed = changed_since(what, before, now)
@@ -225,7 +229,13 @@ class Session:
             manifest.write(self._run.folder)
 
     def _stage(self, title: str) -> None:
-        self._display.stage(STAGES.index(title) + 1, len(STAGES), title)
+        number = STAGES.index(title) + 1
+        self._display.stage(number, len(STAGES), title)
+        self._note_event(EventKind.STAGE, number=number, total=len(STAGES), title=title)
+
+    def _note_event(self, kind: EventKind, /, **values: Any) -> None:
+        if self._journal is not None:
+            self._journal.event(kind, **values)
 
 
 def _until_stopped(run: Run, step: int) -> Run:

@@ -167,6 +167,16 @@ class TrainTable:
     save_steps: int = option(200, at_least=0, help="steps between two checkpoints; 0 keeps only the last step's")
     save_limit: int = option(2, at_least=1, help="newest checkpoints to keep")
     eval_steps: int = option(0, at_least=0, help="steps between two evaluations on the held-out rows; 0 for none")
+    eval_samples: int = option(8, at_least=0, help="held-out rows to answer and score at such an evaluation")
+    eval_batch_size: int | None = option(
+        None, at_least=1, help="rows that one device evaluates, or answers, at once; micro_batch_size if unset"
+    )
+    best_metric: str = option(
+        "eval_loss", help="figure of an evaluation whose best checkpoint is never deleted, such as eval_exact"
+    )
+    load_best: bool = option(
+        False, help="save a checkpoint at each evaluation, and end with the best one's weights rather than the last"
+    )
 
 
 @attrs.frozen(kw_only=True)

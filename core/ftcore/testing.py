@@ -97,9 +97,10 @@ class RecordingControl:
             evaluate=number in self.evaluate_at, checkpoint=number in self.save_at, stop=number == self.stop_at
         )
 
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> Decision:
         """Record."""
         self.evaluations[step] = metrics
+        return Decision()
 
     def checkpoint(self, step: int) -> AbstractContextManager[Path]:
         """A real, committed checkpoint below `folder`."""

@@ -18,7 +18,7 @@ from ftcore.manifest import (
     new_manifest,
     read_manifest,
 )
-from ftcore.report import write_report
+from ftcore.report.document import write_report
 from ftcore.values import Artifact, Drop, Ledger, Outcome, Proof, RunState, Sample, Verdict
 
 ARTIFACT = Artifact(

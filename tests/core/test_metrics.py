@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ftcore.files import replace_text
-from ftcore.metrics import MetricsLog, cut_metrics, read_metrics
+from ftcore.journal.metrics import MetricsLog, cut_metrics, read_metrics
 
 
 @pytest.fixture

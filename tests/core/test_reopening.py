@@ -8,7 +8,7 @@ import pytest
 
 from ftcore import engine
 from ftcore.errors import ProfileError, RunError
-from ftcore.judge import judge
+from ftcore.evaluation.judge import judge
 from ftcore.reopening import opened, reopen
 from ftcore.runs import is_locked
 

@@ -29,7 +29,7 @@ def main(parsed: argparse.Namespace) -> int:
     from ftcore.display import choose_display
     from ftcore.engine import resume, run
     from ftcore.isolation import Traced
-    from ftcore.report import FILE as REPORT
+    from ftcore.report.document import FILE as REPORT
     from ftcore.summary import print_summary, print_trace
 
     _reject_odd_usage(parsed)

@@ -17,7 +17,7 @@ from ftcore.manifest import new_manifest, now, read_manifest
 from ftcore.plugins import Plugins
 from ftcore.preflight import LoadedProfile
 from ftcore.processes.placement import with_processes
-from ftcore.report import write_report
+from ftcore.report.document import write_report
 from ftcore.runlog import RunLog
 from ftcore.runs import write_profile
 from ftcore.signals import StopSignals

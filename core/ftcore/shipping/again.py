@@ -12,12 +12,12 @@ import attrs
 from ftcore.checkpoints import name_of, step_of
 from ftcore.display import Display
 from ftcore.errors import ProfileError
+from ftcore.evaluation.judge import judge
 from ftcore.files import sync_tree
-from ftcore.judge import judge
 from ftcore.manifest import Manifest, read_manifest
 from ftcore.planning.room import export_sizes
 from ftcore.reopening import STAGES, Opened, Reopened, opened, reopen, saved_in
-from ftcore.report import write_report
+from ftcore.report.document import write_report
 from ftcore.runs import PROFILE
 from ftcore.shipping.against import run_of
 from ftcore.shipping.choice import Choice, choose

@@ -11,7 +11,7 @@ from ftcore.discovery import discover
 from ftcore.errors import ProfileError, RunError
 from ftcore.manifest import Manifest, read_manifest
 from ftcore.plugins import Active, implemented_hooks
-from ftcore.report import write_report
+from ftcore.report.document import write_report
 from ftcore.runs import PROFILE, locked
 from ftcore.shipping.against import Against, Say, compared_with, run_of
 from ftcore.shipping.exporting import EXPORTS, step_below

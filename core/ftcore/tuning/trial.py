@@ -146,8 +146,9 @@ class _Control:
         self._steps.append(step.metrics)
         return Decision()
 
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> Decision:  # noqa: ARG002
         """Nothing is."""
+        return Decision()
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from ftcore.values.rows import MASKED, Collate, Drop, Example, Format, Ledger, Part, PreparedData, Row, Rows, RowSource
 from ftcore.values.runs import Artifact, Outcome, Profile, Proof, Run, RunState, Sample, Verdict
-from ftcore.values.training import Control, Decision, Loaded, Prediction, Quantization, Step, StopRequest, Trainer
+from ftcore.values.training import (
+    Control,
+    Decision,
+    Loaded,
+    Prediction,
+    Quantization,
+    RowLoss,
+    Step,
+    StopRequest,
+    Trainer,
+)
+from ftcore.values.watching import Event, EventKind, Notice, Point, Tracker
 from ftcore.values.world import World
 
 __all__ = [
@@ -14,18 +25,23 @@ __all__ = [
     "Control",
     "Decision",
     "Drop",
+    "Event",
+    "EventKind",
     "Example",
     "Format",
     "Ledger",
     "Loaded",
+    "Notice",
     "Outcome",
     "Part",
+    "Point",
     "Prediction",
     "PreparedData",
     "Profile",
     "Proof",
     "Quantization",
     "Row",
+    "RowLoss",
     "RowSource",
     "Rows",
     "Run",
@@ -33,6 +49,7 @@ __all__ = [
     "Sample",
     "Step",
     "StopRequest",
+    "Tracker",
     "Trainer",
     "Verdict",
     "World",

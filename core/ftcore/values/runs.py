@@ -80,13 +80,14 @@ class RunState(StrEnum):
 
 @attrs.frozen(kw_only=True)
 class Sample:
-    """One held-out row, answered before and after training."""
+    """One held-out row, answered before and after training. `images` are PNG files, relative to the run's folder."""
 
     origin: str
     prompt: str
     expected: str
     before: str
     after: str
+    images: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -50,8 +50,10 @@ class Loaded:
 class Step:
     """One finished optimizer step, counted from 1, of `total`.
 
-    `metrics` holds `loss`, `learning_rate`, `grad_norm`, `tokens` (trained on in this step),
-    `tokens_per_second`, and `memory`, the most GiB that the device has held so far (on a CPU, the process).
+    `metrics` holds `loss`, `learning_rate`, `grad_norm`, `tokens` (trained on in this step), `tokens_per_second`,
+    `seconds` that the step took, `data_seconds` of them that it waited for its batches, and `memory`, the most GiB
+    that the device has held so far (on a CPU, the process). As observers get it, the engine has added `tokens_seen`
+    since the start of the run and, every few seconds, what it measured of the machine: `system/...`.
     """
 
     number: int
@@ -76,6 +78,14 @@ class Decision:
     stop: bool = False
 
 
+@attrs.frozen(kw_only=True)
+class RowLoss:
+    """The loss of one example: the sum over its `tokens` trained tokens, in nats."""
+
+    nats: float
+    tokens: int
+
+
 class Control(Protocol):
     """What the engine gives to a trainer, so that every trainer logs, saves and stops the same way.
 
@@ -88,8 +98,12 @@ class Control(Protocol):
         Processes may answer differently (one has got a signal): do what any of them says, on all of them.
         """
 
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Report an evaluation on the held-out rows; the metrics are those of `Trainer.evaluate`."""
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> Decision:
+        """Report an evaluation on the held-out rows; the metrics are those of `Trainer.evaluate`.
+
+        The engine may ask the trainer to `generate` meanwhile. The answer is about a checkpoint and a stop, and
+        adds to what `step_ended` has decided: with several processes, do what any of them says.
+        """
 
     def checkpoint(self, step: int) -> AbstractContextManager[Path]:
         """A staging folder that becomes the checkpoint of `step`, whole or not at all, on a clean exit.
@@ -114,8 +128,14 @@ class Trainer(Protocol):
         Draws no random numbers.
         """
 
-    def generate(self, examples: Sequence[Example], max_new_tokens: int) -> Sequence[str]:
-        """Greedy answers to the prompts of the examples, without the end-of-turn token."""
+    def losses(self, examples: Sequence[Example]) -> Sequence[RowLoss]:
+        """The loss of each example, in order. Draws no random numbers."""
+
+    def generate(self, examples: Sequence[Example], max_new_tokens: int, temperature: float = 0.0) -> Sequence[str]:
+        """Answers to the prompts of the examples, in order, without the end-of-turn token. At temperature 0, greedy.
+
+        Draws no random numbers of the training's, whatever the temperature.
+        """
 
     def load(self, folder: Path) -> None:
         """Put in the tuned weights of a checkpoint, or of what `save` wrote, without the state of the optimizer.

@@ -18,7 +18,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from ftcore.api import MASKED, Control, PreparedData, RunError, Step, World
+from ftcore.api import MASKED, Control, Decision, PreparedData, RunError, Step, World
 from ftcore_plugins.sft import Options, checkpoint, memory
 from ftcore_plugins.sft.batches import ITEMS, HeldOut, checked, origins_of
 from ftcore_plugins.sft.labelled import LabelledLoss
@@ -222,7 +222,8 @@ class StepwiseTrainer(LaidOutTrainer):
         decision = self.ranks.agreed(control.step_ended(self._step(number, tr_loss, grad_norm, learning_rate)))
         tr_loss.zero_()
         if decision.evaluate:
-            control.evaluated(number, self.held_out_metrics())
+            more = self.ranks.agreed(control.evaluated(number, self.held_out_metrics()))
+            decision = Decision(checkpoint=decision.checkpoint or more.checkpoint, stop=decision.stop or more.stop)
         if decision.checkpoint:
             self._commit(control, number)
         self.control.should_training_stop |= decision.stop

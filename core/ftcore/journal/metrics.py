@@ -1,0 +1,65 @@
+"""`metrics.jsonl`: one JSON object a line, the truth about what a run measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from ftcore.files import finite, replace_text
+from ftcore.journal.lines import whole_lines
+from ftcore.values import Point
+
+Line = dict[str, Any]
+
+
+class MetricsLog:
+    """Appends to `metrics.jsonl`; every line is handed to the system at once, so that a kill loses none."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line. Not-a-number and infinity, which JSON lacks, are written as null."""
+        line = {"step": step, "time": round(time.time(), 3), **finite(metrics)}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> Iterator[Line]:
+    """Every whole line; a torn last line of a killed run is passed over."""
+    for line, _ in whole_lines(path):
+        if isinstance(line.get("step"), int):
+            yield line
+
+
+def read_points(path: Path) -> Iterator[Point]:
+    """The same as values."""
+    return (point for point in map(point_of, read_metrics(path)) if point is not None)
+
+
+def point_of(line: Line) -> Point | None:
+    """The point of a line; None for a line without a step. What was null is not a number."""
+    if not isinstance(line.get("step"), int):
+        return None
+    kept = {name: value for name, value in line.items() if name not in ("step", "time")}
+    metrics = {name: math.nan if value is None else float(value) for name, value in kept.items() if _is_number(value)}
+    return Point(step=line["step"], time=float(line.get("time") or 0.0), metrics=metrics)
+
+
+def cut_metrics(path: Path, step: int) -> int:
+    """Drop what was logged after `step`, since a resumed run writes it again. Returns the bytes that are left."""
+    kept = "".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step)
+    replace_text(path, kept)
+    return len(kept.encode())
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
