@@ -84,7 +84,7 @@ class Manifest:
             step=outcome.step,
             loss={"before": outcome.loss_before, "after": outcome.loss_after},
             scores={"before": dict(outcome.scores_before), "after": dict(outcome.scores_after)},
-            samples=[attrs.asdict(sample) for sample in outcome.samples],
+            samples=[{**attrs.asdict(sample), "images": list(sample.images)} for sample in outcome.samples],
             exports=[artifact_as_json(artifact) for artifact in outcome.artifacts],
         )
 

@@ -20,6 +20,7 @@ from ftcore.manifest import read_manifest
 from ftcore.processes.launch import worker_command
 from ftcore.runs import is_locked, list_runs
 from ftcore.values import RunState
+from journals import figures
 
 
 @pytest.fixture
@@ -52,12 +53,8 @@ def report(folder):
     return json.loads((folder / "report.json").read_text())
 
 
-def metrics(folder):
-    return (folder / "metrics.jsonl").read_text()
-
-
 def steps(folder):
-    return [line["step"] for line in map(json.loads, metrics(folder).splitlines()) if "loss" in line]
+    return [line["step"] for line in figures(folder) if "loss" in line]
 
 
 def committed(folder):
@@ -75,6 +72,7 @@ def test_a_finished_run_has_the_folder_of_the_design(desk, run, display):
         ".lock",
         "adapter",
         "checkpoints",
+        "events.jsonl",
         "exports",
         "manifest.json",
         "metrics.jsonl",
@@ -127,7 +125,7 @@ def test_the_outcome_the_manifest_and_the_report_agree(run):
 
 def test_metrics_have_one_line_a_step_and_the_evaluations(run):
     folder = run().folder
-    lines = [json.loads(line) for line in metrics(folder).splitlines()]
+    lines = figures(folder)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 11))
     assert [line["step"] for line in lines if "eval_loss" in line] == [4, 8]
     assert set(lines[0]) == {"step", "loss", "learning_rate", "epoch"}
@@ -155,7 +153,7 @@ def test_the_resolved_profile_holds_every_option_and_absolute_paths(desk, run):
 def test_the_resolved_profile_runs_as_it_is(desk, run):
     first = run()
     again = engine.run(engine.load_profile(first.folder / "profile.toml"))
-    assert metrics(again.folder) == metrics(first.folder)
+    assert figures(again.folder) == figures(first.folder)
 
 
 def test_samples_and_scores_are_taken_before_and_after(run):
@@ -225,7 +223,7 @@ def test_observers_are_told_of_every_evaluation(desk, run):
         """,
     )
     folder = run(switch_on=["judge"]).folder
-    lines = [json.loads(line) for line in metrics(folder).splitlines()]
+    lines = figures(folder)
     told = __import__("module_of_judge").seen
     assert told == {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
     assert list(told) == [4, 8]
@@ -234,8 +232,8 @@ def test_observers_are_told_of_every_evaluation(desk, run):
 def test_the_same_profile_gives_the_same_figures_and_another_seed_does_not(run):
     first, second, other = run(), run(), run(sets=["run.seed=43"])
     assert first.folder != second.folder
-    assert metrics(first.folder) == metrics(second.folder)
-    assert metrics(first.folder) != metrics(other.folder)
+    assert figures(first.folder) == figures(second.folder)
+    assert figures(first.folder) != figures(other.folder)
 
 
 def test_checking_makes_no_folder(desk):
@@ -292,12 +290,12 @@ def test_a_trainer_that_breaks_fails_the_run(desk, fail, kind):
 @pytest.mark.parametrize("hook", ["run_started", "on_step", "run_ended"])
 @pytest.mark.parametrize("kind", ["ValueError", "SystemExit", "KeyboardInterrupt", "RunError"])
 def test_a_broken_observer_changes_nothing_but_a_line_in_the_log(desk, run, monkeypatch, hook, kind):
-    whole = metrics(run().folder)
+    whole = figures(run().folder)
     desk.diary.unlink()
     monkeypatch.setenv("LIGHT_FAULT", f"{hook}={kind}")
     outcome = run()
     assert outcome.state == "finished"
-    assert metrics(outcome.folder) == whole
+    assert figures(outcome.folder) == whole
     log = (outcome.folder / "run.log").read_text()
     assert log.count("plugin light_diary (light-plugins 1.2) is left out for the rest of the run") == 1
     assert f"{hook} failed: {kind}" in log
@@ -365,7 +363,7 @@ def test_a_run_that_failed_goes_on_to_the_same_end(desk, run, fail, display, pla
     folder = fail(place)
     again = engine.resume(folder, display=display)
     assert (again.state, again.folder) == ("finished", folder)
-    assert metrics(folder) == metrics(whole.folder)
+    assert figures(folder) == figures(whole.folder)
     for name in ("adapter/weight.json", "exports/light.json", "checkpoints/step-000010/state.json"):
         assert (folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
     assert report(folder)["loss"] == report(whole.folder)["loss"]
@@ -384,7 +382,7 @@ def test_a_run_can_fail_and_go_on_many_times(desk, run, fail, monkeypatch):
             engine.resume(folder)
     monkeypatch.delenv("LIGHT_FAULT")
     engine.resume(folder)
-    assert metrics(folder) == metrics(whole.folder)
+    assert figures(folder) == figures(whole.folder)
     assert len(read_manifest(folder).resumes) == 6
 
 
@@ -396,7 +394,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_word_and_the_end_is_the_same(run
     engine.resume(folder, display=display)
     assert "skipping checkpoint step-000006: state.json has changed since it was written" in display.lines
     assert "going on from the checkpoint of step 3" in display.lines
-    assert metrics(folder) == metrics(whole.folder)
+    assert figures(folder) == figures(whole.folder)
 
 
 def test_without_a_good_checkpoint_a_run_begins_again(run, fail, display):
@@ -405,7 +403,7 @@ def test_without_a_good_checkpoint_a_run_begins_again(run, fail, display):
     shutil.rmtree(folder / "checkpoints")
     engine.resume(folder, display=display)
     assert "going on from the start; no checkpoint was committed" in display.lines
-    assert metrics(folder) == metrics(whole.folder)
+    assert figures(folder) == figures(whole.folder)
 
 
 def test_the_judgement_before_training_is_remembered(run, fail):
@@ -429,7 +427,7 @@ def test_a_finished_run_trains_on_when_told_to_as_if_it_had_never_ended(run):
         engine.resume(folder, sets=["train.max_steps=14"])
     outcome = engine.resume(folder, sets=["train.max_steps=14"], allow_changes=True)
     assert (outcome.state, outcome.step) == ("finished", 14)
-    assert metrics(folder) == metrics(longer.folder)
+    assert figures(folder) == figures(longer.folder)
     assert report(folder)["loss"] == report(longer.folder)["loss"]
 
 
@@ -616,7 +614,7 @@ def test_a_signal_while_training_commits_and_stops_and_a_resume_goes_on(desk, ru
     assert steps(folder)[-1] == found["step"] == stopped_at
     assert desk.events("run_ended")[-1]["state"] == "stopped"
     assert engine.resume(folder).state == "finished"
-    assert metrics(folder) == metrics(whole.folder)
+    assert figures(folder) == figures(whole.folder)
 
 
 def test_a_signal_outside_training_stops_the_run_at_once(desk, run):
@@ -721,11 +719,11 @@ def test_runs_are_listed_as_they_stand(desk, run, fail):
 
 
 def test_a_run_goes_on_from_the_checkpoint_that_is_asked_for(desk, run, fail, display):
-    whole = metrics(run().folder)
+    whole = figures(run().folder)
     folder = fail("step:8")
     assert engine.resume(folder, checkpoint=3, display=display).state == "finished"
     assert "going on from the checkpoint of step 3" in display.lines
-    assert metrics(folder) == whole
+    assert figures(folder) == whole
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_by_name(fail):

@@ -145,9 +145,7 @@ def test_other_observers_go_on(desk, reports, statement):
     run = engine.planned(loaded)
     plugins.run_started(run, {"run": {"seed": 1}})
     for _ in range(3):
-        request = plugins.on_step(run, STEP)
-        assert request is not None
-        assert request.reason == "steady"
+        assert plugins.on_step(run, STEP) == [StopRequest(reason="steady")]
     plugins.run_ended(run, Outcome(state=RunState.FINISHED, folder=run.folder))
     assert len(reports) == 1
     assert "plugin shaky (dist-shaky 1.0)" in reports[0]
@@ -156,14 +154,13 @@ def test_other_observers_go_on(desk, reports, statement):
     assert len(desk.events("on_step")) == 3
 
 
-def test_the_first_request_to_stop_wins(desk, reports):
+def test_every_request_to_stop_is_heard_in_order(desk, reports):
     for name in ("first", "second"):
         desk.installation.plugin(name, SHAKY.format(statement=f"return StopRequest(reason='{name}')"))
     loaded = desk.load(switch_on=["first", "second"])
     plugins, _ = build_plugins(loaded.active, report=reports.append)
-    request = plugins.on_step(engine.planned(loaded), STEP)
-    assert request is not None
-    assert request.reason == "first"
+    requests = plugins.on_step(engine.planned(loaded), STEP)
+    assert requests == [StopRequest(reason="first"), StopRequest(reason="second")], "in profile order"
 
 
 # -- names and traces -----------------------------------------------------------------------------

@@ -106,15 +106,15 @@ def test_the_report_has_the_keys_that_other_programs_read(desk, tmp_path, outcom
     (export,) = report["exports"]
     assert (export["kind"], export["path"]) == ("merged", "/x/exports/merged")
     assert export["proof"] == {"verdict": "proved", "figures": {"kl": 0.5}, "note": "n"}
-    assert report["samples"] == [attrs.asdict(SAMPLE)]
+    assert report["samples"] == [attrs.asdict(SAMPLE) | {"images": []}]
 
 
 def test_text_of_any_kind_survives(tmp_path):
     odd = attrs.evolve(SAMPLE, before="lone \ud800 surrogate", after="\x00 \u2028 ü 模")
-    manifest = attrs.evolve(new_manifest("light", {}, []), samples=[attrs.asdict(odd)])
+    manifest = attrs.evolve(new_manifest("light", {}, []), samples=[attrs.asdict(odd) | {"images": []}])
     manifest.write(tmp_path)
     write_report(tmp_path, manifest)
-    assert read_manifest(tmp_path).samples == [attrs.asdict(odd)]
+    assert read_manifest(tmp_path).samples == [attrs.asdict(odd) | {"images": []}]
 
 
 def test_figures_that_are_no_numbers_leave_valid_json(tmp_path, outcome):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,10 @@ def written(path: Path, *steps: int) -> None:
 
 def test_a_line_is_one_object_with_its_step_first(path):
     written(path, 1, 2)
-    assert path.read_text() == '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 0.5}\n'
+    first, second = path.read_text().splitlines()
+    assert re.fullmatch(r'\{"step": 1, "time": \d+\.\d+, "loss": 1\.0\}', first)
+    assert second.startswith('{"step": 2, "time": ')
+    assert second.endswith(', "loss": 0.5}')
 
 
 def test_a_line_can_be_read_at_once_by_another_process(path):
@@ -42,7 +46,7 @@ def test_what_json_lacks_is_null(path, value):
     log = MetricsLog(path)
     log.write(3, {"loss": value, "grad_norm": 1.5})
     log.close()
-    assert path.read_text() == '{"step": 3, "loss": null, "grad_norm": 1.5}\n'
+    assert path.read_text().endswith(', "loss": null, "grad_norm": 1.5}\n')
 
 
 def test_every_bit_of_a_figure_survives(path):
@@ -88,7 +92,7 @@ def test_cutting_keeps_evaluations_of_the_last_step(path):
     log.write(4, {"loss": 1.0})
     log.close()
     cut_metrics(path, 3)
-    assert [sorted(line) for line in read_metrics(path)] == [["loss", "step"], ["eval_loss", "step"]]
+    assert [sorted(line) for line in read_metrics(path)] == [["loss", "step", "time"], ["eval_loss", "step", "time"]]
 
 
 def test_cutting_where_nothing_is_makes_an_empty_file(path):

@@ -275,10 +275,9 @@ def test_two_fallbacks_in_one_slot_must_be_decided(desk):
     assert said in found
 
 
-def test_a_fallback_may_not_watch(desk, build):
-    desk.installation.plugin("spy", FALLBACK + "    @hookimpl\n    def on_step(self): ...\n", fallback=True)
-    with pytest.raises(PluginError, match="is a fallback and implements on_step"):
-        build()
+def test_a_fallback_may_watch_beside_others(desk, build):
+    desk.installation.plugin("spy", "class Plugin:\n    @hookimpl\n    def on_step(self): ...\n", fallback=True)
+    assert "spy" in build().implementers("on_step")
 
 
 def test_an_observer_is_not_wrapped(desk, build):

@@ -17,6 +17,7 @@ from ftcore.errors import ExitCode, Interrupted, RunError
 from ftcore.manifest import read_manifest
 from ftcore.runs import run_info
 from ftcore.signals import StopSignals
+from journals import figures
 
 
 @pytest.fixture
@@ -30,15 +31,11 @@ def team(desk, monkeypatch):
     return desk
 
 
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_two_processes_write_one_run_and_the_same_as_one_process(team):
     alone = engine.run(team.load(sets=["hardware.processes=1"]))
     several = engine.run(team.load())
     assert several.state == "finished"
-    assert metrics(several.folder) == metrics(alone.folder)
+    assert figures(several.folder) == figures(alone.folder)
     assert (several.loss_before, several.loss_after) == (alone.loss_before, alone.loss_after)
     assert several.samples == alone.samples
     last = several.folder / "checkpoints" / "step-000010"
@@ -66,7 +63,7 @@ def test_broken_processes_fail_the_run_and_it_goes_on_from_the_agreed_checkpoint
     monkeypatch.delenv("LIGHT_FAULT")
     folder = max(team.runs(), key=lambda path: path.stat().st_mtime_ns)
     assert engine.resume(folder).state == "finished"
-    assert metrics(folder) == metrics(whole)
+    assert figures(folder) == figures(whole)
 
 
 def test_a_signal_to_one_process_stops_all_of_them_with_one_checkpoint(team, monkeypatch):
@@ -176,7 +173,7 @@ def test_a_signal_to_all_of_them_commits_once(team, tmp_path, monkeypatch, numbe
     processes = start(team, tmp_path, "run", team.profile, "--set", "train.max_steps=100")
     deadline = time.monotonic() + 30
     # Once a step has ended, both of them are in the steps: a signal before that leaves nothing to commit.
-    while not any((path / "metrics.jsonl").exists() and metrics(path) for path in team.runs()):
+    while not any((path / "metrics.jsonl").exists() and figures(path) for path in team.runs()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     for process in processes:

@@ -21,6 +21,7 @@ import pytest
 from ftcore.checkpoints import verify
 from ftcore.manifest import read_manifest
 from ftcore.runs import run_info
+from journals import figures
 
 pytestmark = pytest.mark.slow
 
@@ -95,14 +96,10 @@ class Place:
         end = time.monotonic() + 60
         while time.monotonic() < end:
             for path in self.folder.glob("runs/*/metrics.jsonl"):
-                if any(line["step"] >= step for line in metrics(path.parent)):
+                if any(line["step"] >= step for line in figures(path.parent)):
                     return path.parent
             time.sleep(0.02)
         raise AssertionError(f"step {step} was not reached")
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
 
 
 def workers_of(process: subprocess.Popen[str]) -> dict[int, int]:
@@ -146,7 +143,7 @@ def whole(tmp_path_factory):
     place = new_place(tmp_path_factory.mktemp("whole"))
     code, _, err = place.run("run", "light.toml", "--quiet", "--set", "hardware.processes=1")
     assert code == 0, err
-    return metrics(place.only_run())
+    return figures(place.only_run())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -165,7 +162,7 @@ def test_the_agent_starts_two_processes_that_write_one_run(place, whole):
     code, out, err = place.run("run", "light.toml", "--trace-hooks")
     assert code == 0, err
     folder = place.only_run()
-    assert metrics(folder) == whole
+    assert figures(folder) == whole
     assert run_info(folder).state == "finished"
     assert (folder / "checkpoints" / "step-000010" / "rank-1.json").is_file()
     assert verify(folder / "checkpoints" / "step-000010") == ""
@@ -190,7 +187,7 @@ def test_a_killed_rank_is_told_and_started_again_from_the_last_checkpoint_until_
     changes = ["--set", "hardware.processes=1", "--allow-changes"]
     code, _, err = place.run("run", "--resume", str(folder), *changes)
     assert code == 0, err
-    assert metrics(folder) == whole, "one process goes on with what two have begun"
+    assert figures(folder) == whole, "one process goes on with what two have begun"
 
 
 def test_a_known_reason_of_one_rank_is_told_once_and_nothing_is_started_again(place):
@@ -207,13 +204,13 @@ def test_a_signal_to_the_parent_commits_one_checkpoint_and_the_run_goes_on(place
     assert (code, err.splitlines()[-1]) == (75, "stopped: SIGTERM received")
     folder = place.only_run()
     assert run_info(folder).state == "stopped"
-    code, err = signalled(place, signal.SIGINT, metrics(folder)[-1]["step"] + 1, "run", "--resume", str(folder))
+    code, err = signalled(place, signal.SIGINT, figures(folder)[-1]["step"] + 1, "run", "--resume", str(folder))
     assert (code, err.splitlines()[-1]) == (130, "stopped: SIGINT received")
     assert run_info(folder).state == "stopped"
     assert not (folder / "exports").exists()
     code, _, err = place.run("run", "--resume", str(folder), "--quiet")
     assert code == 0, err
-    assert metrics(folder) == whole
+    assert figures(folder) == whole
 
 
 def signalled(place: Place, number: int, step: int, *arguments: str) -> tuple[int, str]:
@@ -259,7 +256,7 @@ def test_torchrun_starts_the_same_command_twice_and_there_is_one_run(place, whol
     code, out, err = place.run("run", "light.toml", command=TORCHRUN)
     assert code == 0, err
     folder = place.only_run()
-    assert metrics(folder) == whole
+    assert figures(folder) == whole
     assert out.count("finished after 10 steps") == 1
     assert err.count("run folder: ") == 1
 
@@ -278,7 +275,7 @@ def test_two_machines_meet_at_the_first_ones_address(place, whole):
     first.communicate(timeout=60)
     assert first.returncode == 0
     folder = place.only_run()
-    assert metrics(folder) == whole
+    assert figures(folder) == whole
     assert run_info(folder).state == "finished"
 
 
@@ -319,4 +316,4 @@ def test_a_hung_rank_ends_all_and_the_run_goes_on_by_itself(hung, whole):
     folder = place.only_run()
     taken = datetime.fromisoformat(read_manifest(folder).ended) - begun
     assert taken.total_seconds() < 8 + 30 + 60  # the heartbeat, the agent's patience, and a run
-    assert metrics(folder) == whole
+    assert figures(folder) == whole

@@ -1,0 +1,19 @@
+"""What the journals of two runs are compared by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+OWN = ("time", "seconds", "data_seconds", "tokens_per_second", "memory")
+"""Figures that no two runs share: they are about the clock and the machine, as all of `system/...` are."""
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl` with the figures that a run of the same profile has bit by bit."""
+    lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines())
+    return [
+        {name: value for name, value in line.items() if name not in OWN and not name.startswith("system/")}
+        for line in lines
+    ]
