@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ftcore.cli.env_file import read_env_file
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, ProfileError
 from ftcore.preflight import LoadedProfile, load_profile
 from ftcore.processes.endings import failures_recorded
@@ -53,6 +54,7 @@ def _interruptible() -> Iterator[None]:
 
 def _answered(command: Command, parsed: argparse.Namespace) -> int:
     try:
+        read_env_file()
         code = command(parsed)
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a reader that has left or a full disk can still be told
