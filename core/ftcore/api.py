@@ -6,6 +6,8 @@ from ftcore.data.cache import cached, hold
 from ftcore.errors import FtcoreError, OutOfMemoryError, PluginError, Problem, ProfileError, RowError, RunError
 from ftcore.hardware.usage import process_peak
 from ftcore.hookspecs import hookimpl
+from ftcore.journal.events import read_events
+from ftcore.journal.metrics import read_points
 from ftcore.shipping.card import write_card
 from ftcore.tables import DataTable, ExportTable, HardwareTable, ModelTable, RunTable, TrainTable, option
 from ftcore.values import (
@@ -98,5 +100,7 @@ __all__ = [
     "hookimpl",
     "option",
     "process_peak",
+    "read_events",
+    "read_points",
     "write_card",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,10 +42,16 @@ class Checkpoint:
 
 @attrs.frozen(kw_only=True)
 class CheckpointStore:
-    """The checkpoints of one run, below `folder`. Order is by step number, never by clock."""
+    """The checkpoints of one run, below `folder`. Order is by step number, never by clock.
+
+    The `keep` newest that verify stay, and the best one that does: `ranked` has those of some steps that were
+    evaluated, the best first.
+    """
 
     folder: Path
     keep: int
+    ranked: Callable[[Sequence[int]], Sequence[int]] = attrs.field(default=lambda _: (), eq=False)
+    _sound: set[int] = attrs.field(factory=set, init=False, eq=False, repr=False)
 
     def all(self) -> list[Checkpoint]:
         """Every committed checkpoint, verified or not, oldest step first."""
@@ -57,12 +63,12 @@ class CheckpointStore:
 
     def newest(self, report: Report) -> Checkpoint | None:
         """The newest checkpoint that verifies; each one that does not is reported with its reason."""
-        for checkpoint in reversed(self.all()):
-            fault = verify(checkpoint.folder)
-            if not fault:
-                return checkpoint
-            report(f"skipping checkpoint {checkpoint.folder.name}: {fault}")
-        return None
+        return self._first_sound(reversed(self.all()), report)
+
+    def best(self, report: Report) -> Checkpoint | None:
+        """The same of those that were evaluated, the best first."""
+        ranked = self.ranked([checkpoint.step for checkpoint in self.all()])
+        return self._first_sound(map(self.at, ranked), report)
 
     def named(self, step: int) -> Checkpoint:
         """The checkpoint of `step`. Raises `RunError` when it is missing or does not verify."""
@@ -103,6 +109,7 @@ class CheckpointStore:
             if disk_is_full(error):
                 raise RunError(_no_space(self.folder, step)) from error
             raise
+        self._sound.add(step)
         self._drop_old()
 
     def clean(self) -> None:
@@ -116,11 +123,33 @@ class CheckpointStore:
             if checkpoint.step > step:
                 self._remove(checkpoint.folder)
 
+    def _first_sound(self, checkpoints: Iterable[Checkpoint], report: Report) -> Checkpoint | None:
+        for checkpoint in checkpoints:
+            fault = verify(checkpoint.folder)
+            if not fault:
+                self._sound.add(checkpoint.step)
+                return checkpoint
+            report(f"skipping checkpoint {checkpoint.folder.name}: {fault}")
+        return None
+
     def _drop_old(self) -> None:
-        for checkpoint in self.all()[: -self.keep]:
-            self._remove(checkpoint.folder)
+        there = self.all()
+        if len(there) <= self.keep:
+            return
+        sound = [checkpoint.step for checkpoint in there if self._is_sound(checkpoint)]
+        kept = {*sound[-self.keep :], *self.ranked(sound)[:1]}
+        for checkpoint in there:
+            if checkpoint.step not in kept:
+                self._remove(checkpoint.folder)
+
+    def _is_sound(self, checkpoint: Checkpoint) -> bool:
+        """Whether it verifies; what this process has written or verified is not read again."""
+        if checkpoint.step not in self._sound and not verify(checkpoint.folder):
+            self._sound.add(checkpoint.step)
+        return checkpoint.step in self._sound
 
     def _remove(self, folder: Path) -> None:
+        self._sound.discard(step_of(folder.name) or 0)
         gone = self.folder / f"{_STAGING}gone-{folder.name}"
         folder.rename(gone)  # at once, so that a kill leaves no checkpoint in pieces; `clean` takes the rest
         shutil.rmtree(gone)

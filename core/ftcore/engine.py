@@ -26,11 +26,12 @@ from ftcore.processes.world import enter_world, worker_world
 from ftcore.resuming import pinned, restarted_manifest, resumed_manifest, write_resumed
 from ftcore.runlog import FILE as RUN_LOG
 from ftcore.runlog import RunLog, logged_to
-from ftcore.runs import PROFILE, create_run_folder, locked, planned_folder
+from ftcore.runs import COMMAND_LOCK, PROFILE, create_run_folder, locked, planned_folder
 from ftcore.signals import StopSignals
 from ftcore.values import Outcome, Run, World
 
 Record = Callable[[Traced], None]
+Begun = Callable[[Path], None]
 
 
 def check(loaded: LoadedProfile, *, report: Callable[[str], None]) -> list[Problem]:
@@ -54,9 +55,16 @@ def planned(loaded: LoadedProfile, world: World | None = None) -> Run:
 
 
 @failures_recorded()
-def run(loaded: LoadedProfile, *, display: Display | None = None, record: Record | None = None) -> Outcome:
+def run(
+    loaded: LoadedProfile,
+    *,
+    display: Display | None = None,
+    record: Record | None = None,
+    begun: Begun | None = None,
+) -> Outcome:
     """Check, train, prove and ship what a profile says, in a new run folder.
 
+    `begun` is told the folder once the run holds it: from then on, its manifest says how the run stands.
     Several processes that somebody else has started (torchrun, Slurm) call it each, and work on one run.
     Raises `ProfileError`, `PluginError` or `RunError` for what is wrong, and `Interrupted` after a
     clean stop by SIGINT or SIGTERM.
@@ -75,7 +83,7 @@ def run(loaded: LoadedProfile, *, display: Display | None = None, record: Record
     if _joins(this):
         return join(plugins, this, loaded, shown)
     this, manifest = _agreed(plugins, this, begin)
-    return _launch_or_execute(plugins, this, manifest, shown, trace=record is not None)
+    return _launch_or_execute(plugins, this, manifest, shown, begun or _nobody, trace=record is not None)
 
 
 @failures_recorded()
@@ -87,6 +95,7 @@ def resume(
     allow_changes: bool = False,
     display: Display | None = None,
     record: Record | None = None,
+    begun: Begun | None = None,
 ) -> Outcome:
     """Go on with the run in `folder` from its newest checkpoint that verifies, or from that of step `checkpoint`.
 
@@ -101,7 +110,7 @@ def resume(
     if _joins(this):
         return join(plugins, this, loaded, shown)
     this, manifest = _agreed(plugins, this, lambda: (this.folder, manifest))
-    return _launch_or_execute(plugins, this, manifest, shown, trace=record is not None)
+    return _launch_or_execute(plugins, this, manifest, shown, begun or _nobody, trace=record is not None)
 
 
 @failures_recorded()
@@ -126,7 +135,7 @@ def probe(folder: Path) -> None:
     Ranks(plugins, this).wait()
 
 
-def execute(plugins: Plugins, run: Run, manifest: Manifest, display: Display) -> Outcome:
+def execute(plugins: Plugins, run: Run, manifest: Manifest, display: Display, begun: Begun | None = None) -> Outcome:
     """Do the work of a run whose folder is there, and tell everyone how it ended."""
     from ftcore.session import Session  # `check` ends before the work, and is lighter without it
 
@@ -135,6 +144,7 @@ def execute(plugins: Plugins, run: Run, manifest: Manifest, display: Display) ->
         signals = stack.enter_context(StopSignals())
         if run.world.is_main:
             write_resumed(run, manifest)
+            (begun or _nobody)(run.folder)
         session = Session(plugins, run, manifest, shown, signals)
         try:
             outcome = _stopped_or(session.work, signals)
@@ -222,14 +232,22 @@ def _checked_plugins(loaded: LoadedProfile, run: Run, display: Display, record: 
     return plugins
 
 
-def _launch_or_execute(plugins: Plugins, run: Run, manifest: Manifest, display: Steady, *, trace: bool) -> Outcome:
+def _launch_or_execute(
+    plugins: Plugins, run: Run, manifest: Manifest, display: Steady, begun: Begun, *, trace: bool
+) -> Outcome:
     if run.world.size > 1:
+        return execute(plugins, run, manifest, display, begun)
+    with locked(run.folder, COMMAND_LOCK):
+        with locked(run.folder):  # the workers read from the folder that, and how, the run goes on
+            write_resumed(run, manifest)
+        begun(run.folder)
+        outcome = launch(plugins, run, display, worker_command(run.folder, progress=display.mode, trace=trace))
+        if outcome is not None:
+            return outcome
+        if is_several(run):
+            raise RunError(NO_LAUNCHER)
         return execute(plugins, run, manifest, display)
-    with locked(run.folder):  # the workers read from the folder that, and how, the run goes on
-        write_resumed(run, manifest)
-    outcome = launch(plugins, run, display, worker_command(run.folder, quiet=display.is_silent, trace=trace))
-    if outcome is not None:
-        return outcome
-    if is_several(run):
-        raise RunError(NO_LAUNCHER)
-    return execute(plugins, run, manifest, display)
+
+
+def _nobody(folder: Path) -> None:
+    """Told where a run has begun when nobody else wants to know."""

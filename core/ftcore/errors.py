@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
+
+if TYPE_CHECKING:  # `--help` does without values
+    from ftcore.values import Notice
 
 
 class ExitCode(IntEnum):
@@ -81,7 +84,14 @@ class PluginError(FtcoreError):
 
 
 class RunError(FtcoreError):
-    """A run could not go on, for a reason that lies in its data, its model or its machine."""
+    """A run could not go on, for a reason that lies in its data, its model or its machine.
+
+    `notice` is for what watches the run, where the docs have a page on the reason.
+    """
+
+    def __init__(self, *texts: str, notice: Notice | None = None) -> None:
+        super().__init__(*texts)
+        self.notice = notice
 
 
 class CrashError(RunError):

@@ -12,15 +12,21 @@ from pathlib import Path
 from typing import Any
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a whole file, so that a reader or a kill sees the old one or the new one."""
+def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a whole file, so that a reader or a kill sees the old one or the new one; if `durable`, a power cut too."""
+    # An unpaired surrogate, which UTF-8 lacks, becomes the escape that JSON has for it.
+    replace_bytes(path, text.encode("utf-8", "backslashreplace"), durable=durable)
+
+
+def replace_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """The same for what is no text."""
     staging = path.with_name(f".{path.name}.new")  # one name, so that a killed run leaves one file, soon replaced
     try:
-        # An unpaired surrogate, which UTF-8 lacks, becomes the escape that JSON has for it.
-        with staging.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with staging.open("wb") as file:
+            file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         staging.replace(path)
     finally:
         staging.unlink(missing_ok=True)

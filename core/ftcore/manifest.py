@@ -32,7 +32,9 @@ BITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY",
 class Manifest:
     """Everything that a later reader needs to know about a run. Fields are stable; new ones may be added.
 
-    `saved_at` is the step whose weights lie in `adapter/` or `model/`; it is behind `step` while a run trains on.
+    `saved_at` is the step whose weights lie in `adapter/` or `model/`, and `saved_after` the step that the run had come
+    to by then: a later one, where the best checkpoint's were put back. It is behind `step` while a run trains on. `best`
+    is the best checkpoint that the run has: its `step`, and the `value` of the `metric` there.
     `folder` is where the run lay when this was written: paths in `exports` begin with it.
     """
 
@@ -46,11 +48,13 @@ class Manifest:
     reason: str = ""
     ended: str = ""
     data: Mapping[str, Any] = attrs.field(factory=dict)
-    model: Mapping[str, str] = attrs.field(factory=dict)
+    model: Mapping[str, Any] = attrs.field(factory=dict)
     step: int = 0
     total_steps: int = 0
     stopped_at: int = 0
     saved_at: int = 0
+    saved_after: int = 0
+    best: Mapping[str, Any] = attrs.field(factory=dict)
     loss: Mapping[str, float | None] = attrs.field(factory=lambda: {"before": None, "after": None})
     scores: Mapping[str, Mapping[str, float]] = attrs.field(factory=lambda: {"before": {}, "after": {}})
     samples: Sequence[Mapping[str, Any]] = attrs.field(factory=list)
@@ -144,9 +148,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _require_kinds(manifest: Manifest) -> None:
     kinds: Mapping[type[Any], tuple[str, ...]] = {
-        dict: ("settings", "versions", "environment", "data", "model", "loss", "scores"),
+        dict: ("settings", "versions", "environment", "data", "model", "best", "loss", "scores"),
         list: ("plugins", "samples", "exports", "resumes"),
-        int: ("step", "total_steps", "stopped_at", "saved_at"),
+        int: ("step", "total_steps", "stopped_at", "saved_at", "saved_after"),
         str: ("name", "created", "ended", "reason", "folder"),
     }
     for kind, names in kinds.items():

@@ -12,6 +12,7 @@ from ftcore.assembly import build_plugins
 from ftcore.discovery import Installed, Source, config_class, discover
 from ftcore.disk import disk_problems
 from ftcore.errors import PluginError, Problem, ProfileError
+from ftcore.evaluation.best import score_problems
 from ftcore.hardware.findings import hardware_problems
 from ftcore.isolation import Report, Traced
 from ftcore.plugins import Active, Plugins
@@ -76,9 +77,18 @@ def load_profile(
     `resolved` says that it is a run's own, which names every option: no hardware profile lies under it.
     Raises `ProfileError` with every problem of the profile, or `PluginError` when a plugin is broken.
     """
-    source = read_profile(Path(path), sets=sets, switch_on=switch_on, switch_off=switch_off, resolved=resolved)
+    installed = discover()
+    source = read_profile(
+        Path(path),
+        sets=sets,
+        switch_on=switch_on,
+        switch_off=switch_off,
+        fallbacks=installed.fallbacks,
+        resolved=resolved,
+    )
     tables, problems = _core_tables(source)
-    active, plugin_problems, broken = _active_plugins(source, discover())
+    off = tables["run"].without if "run" in tables else ()
+    active, plugin_problems, broken = _active_plugins(source, installed, off)
     profile = _with_dividing_micro_batch(source, Profile(**tables))
     found = (finding for finding in contradictions(profile) if finding[0][0] in tables)
     problems += [*source.problems, *plugin_problems, *(source.problem(key, text) for key, text in found)]
@@ -102,6 +112,7 @@ def check_profile(
     found = [
         loaded.source.locate(problem) for problem in (*plugins.check(run), *disk_problems(run), *launch_problems(run))
     ]
+    found += map(loaded.source.locate, score_problems(loaded.profile, plugins))
     found += [loaded.source.problem(key, text, "warning") for key, text in doubts(loaded.profile)]
     found += hardware_problems(loaded.source, loaded.profile)
     if any(problem.severity == "error" for problem in found):
@@ -183,15 +194,20 @@ def _folder_or_id(folder: Path, text: str) -> str:
 
 
 def _active_plugins(
-    source: LayeredProfile, installed: Installed
+    source: LayeredProfile, installed: Installed, off: Sequence[str]
 ) -> tuple[list[Active], list[Problem], list[PluginError]]:
     named = source.tables.get("plugin", {})
     if not isinstance(named, dict):
         return [], [source.problem(("plugin",), "expected tables such as [plugin.lora]")], []
     active: list[Active] = []
-    problems: list[Problem] = []
+    problems = [
+        source.problem(("run", "without"), f"no fallback is called {name}{nearest(name, installed.fallbacks)}")
+        for name in off
+        if name not in installed.fallbacks
+    ]
+    on = [name for name in installed.fallbacks if name not in named and name not in off]
     broken: list[PluginError] = []
-    for name in [*named, *(name for name in installed.fallbacks if name not in named)]:
+    for name in [*named, *on]:
         if name not in installed.names:
             problems.append(source.problem(("plugin", name), f"no such plugin{nearest(name, installed.names)}"))
             continue

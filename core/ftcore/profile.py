@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,12 @@ def read_profile(
     sets: Sequence[str] = (),
     switch_on: Sequence[str] = (),
     switch_off: Sequence[str] = (),
+    fallbacks: Collection[str] = (),
     resolved: bool = False,
 ) -> LayeredProfile:
     """Read `path` and what lies under and above it; with `resolved`, nothing lies under it.
 
+    `fallbacks` are the plugins that can be switched off though the profile has no table of theirs.
     Raises `ProfileError` when `path` itself cannot be read; what else is wrong is in `problems`.
     """
     problems: list[Problem] = []
@@ -69,7 +71,7 @@ def read_profile(
     accelerate = [] if resolved else _accelerate_layer(profile, command_line, problems)
     layers = (*hardware, *accelerate, profile, command_line)
     tables = _merge(layer.tables for layer in layers)
-    problems += _switch_off(tables, switch_off)
+    problems += _switch_off(tables, switch_off, fallbacks)
     return LayeredProfile(name=path.stem, tables=tables, layers=layers, problems=tuple(problems))
 
 
@@ -171,13 +173,16 @@ def _copy(value: Any) -> Any:
     return _merge([value]) if isinstance(value, dict) else value
 
 
-def _switch_off(tables: Table, names: Sequence[str]) -> Iterator[Problem]:
-    plugins = tables.get("plugin", {})
+def _switch_off(tables: Table, names: Sequence[str], fallbacks: Collection[str]) -> Iterator[Problem]:
+    plugins, run = tables.get("plugin", {}), tables.setdefault("run", {})
     for name in names:
-        if not isinstance(plugins, dict) or name not in plugins:
-            yield Problem(message=f"--without {name}: the profile has no [plugin.{name}]")
-        else:
+        named = isinstance(plugins, dict) and name in plugins
+        if named:
             del plugins[name]
+        if name in fallbacks and isinstance(run, dict):  # what is of another type is told of when it is structured
+            run["without"] = [*run.get("without", []), name]
+        elif not named:
+            yield Problem(message=f"--without {name}: the profile has no [plugin.{name}]")
 
 
 def _written(tables: Mapping[str, Any], key: KeyPath) -> bool:

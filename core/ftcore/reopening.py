@@ -61,7 +61,7 @@ class Opened:
         if saved is None:
             raise RunError(f"{self.run.folder} is {manifest.state} and has saved neither adapter nor model; {fix}")
         ended = manifest.state == RunState.FINISHED and not manifest.saved_at  # an older version did not say
-        if not ended and manifest.saved_at != manifest.step:
+        if not ended and (manifest.saved_after or manifest.saved_at) != manifest.step:
             behind = f"is of step {manifest.saved_at} and the run has gone on to {manifest.step}"
             raise RunError(f"{saved} {behind}; {fix}")
         return saved
@@ -132,12 +132,21 @@ def opened(
         yield Opened(plugins=plugins, run=run, manifest=read_manifest(place), display=log, allow_changes=allow_changes)
 
 
-def reopen(opened: Opened) -> Reopened:
-    """Read the run's rows and model. Raises `RunError` when they have changed, unless changes are allowed."""
+def read_rows(opened: Opened) -> Prepared:
+    """Read the run's rows alone. Raises `RunError` when they have changed, unless changes are allowed."""
+    prepared = prepare(opened.plugins, opened.run, opened.stage)
+    opened.refuse_change("data", opened.manifest.data.get("fingerprint"), prepared.fingerprint)
+    return prepared
+
+
+def reopen(opened: Opened, prepared: Prepared | None = None) -> Reopened:
+    """Read the run's model, and its rows if they are not `prepared` yet.
+
+    Raises `RunError` when they have changed, unless changes are allowed.
+    """
     plugins, run, manifest = opened.plugins, opened.run, opened.manifest
     set_threads(run.profile.hardware.threads)
-    prepared = prepare(plugins, run, opened.stage)
-    opened.refuse_change("data", manifest.data.get("fingerprint"), prepared.fingerprint)
+    prepared = prepared or read_rows(opened)
     opened.stage("loading model")
     loaded = plugins.load_model(run, prepared.processor, plugins.quantize(run))
     opened.refuse_change("model", manifest.model.get("fingerprint"), fingerprint_of(loaded))

@@ -41,7 +41,7 @@ def resumed_manifest(
 
 def restarted_manifest(manifest: Manifest) -> Manifest:
     """That of a run whose workers have been started again."""
-    return attrs.evolve(manifest, state=RunState.RUNNING, reason="", ended="")
+    return attrs.evolve(manifest, state=RunState.RUNNING, reason="", ended="", best={})
 
 
 def write_resumed(run: Run, manifest: Manifest) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ftcore.display import Display
-from ftcore.values import Step
+from ftcore.values import Event, Point, Step
 
 FILE = "run.log"
 LOGGERS = ("", "transformers")  # the second one does not pass its records on
@@ -111,6 +111,14 @@ class RunLog:
     def step(self, step: Step) -> None:
         """Shown."""
         self._display.step(step)
+
+    def point(self, point: Point) -> None:
+        """Shown."""
+        self._display.point(point)
+
+    def event(self, event: Event) -> None:
+        """Shown."""
+        self._display.event(event)
 
     def say(self, text: str) -> None:
         """Shown and written."""

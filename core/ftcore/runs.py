@@ -6,6 +6,7 @@ import errno
 import fcntl
 import itertools
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -28,7 +29,13 @@ from ftcore.values import RunState
 
 PROFILE = "profile.toml"
 LOCK = ".lock"
+COMMAND_LOCK = ".command.lock"
+"""Held by the command that the user started, from a run's first moment to its last. The other one is the main worker's,
+which may be another process, on another machine."""
+
 LOCK_TRIES = 10
+INTERRUPTED = "interrupted"
+HOLDER = re.compile(r"pid (?P<pid>\d+) on (?P<host>.+)")
 _STAGING = ".new-"
 
 
@@ -78,12 +85,12 @@ def write_profile(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
     """Hold the run in `folder`. The system frees the lock of a process that died, however it died.
 
     Raises `RunError` that names the holder when another process has it, or when the folder cannot be written.
     """
-    with _lock_file(folder) as file:
+    with _lock_file(folder / name) as file:
         # Else a worker process of the run, which outlives a killed run for a moment, holds it on.
         os.register_at_fork(after_in_child=file.close)
         if not _acquired(file):
@@ -95,11 +102,13 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _lock_file(folder: Path) -> TextIO:
+def _lock_file(path: Path) -> TextIO:
     try:
-        return (folder / LOCK).open("a+", encoding="utf-8")
+        return path.open("a+", encoding="utf-8")
     except OSError as error:
-        raise RunError(f"{folder} cannot be written ({error.strerror}); change its permissions, or copy it") from error
+        raise RunError(
+            f"{path.parent} cannot be written ({error.strerror}); change its permissions, or copy it"
+        ) from error
 
 
 def _acquired(file: TextIO) -> bool:
@@ -115,8 +124,30 @@ def _acquired(file: TextIO) -> bool:
 
 def is_locked(folder: Path) -> bool:
     """Whether a live process holds the run."""
+    return any(_is_held(folder / name) for name in (COMMAND_LOCK, LOCK))
+
+
+@attrs.frozen(kw_only=True)
+class Holder:
+    """The process that holds a run, and the machine that it is on."""
+
+    pid: int
+    host: str
+    lock: Path
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """The process to ask when a run is to end: the command that the user started, or else the main worker."""
+    for name in (COMMAND_LOCK, LOCK):
+        path = folder / name
+        if _is_held(path) and (found := HOLDER.fullmatch(path.read_text("utf-8"))):
+            return Holder(pid=int(found["pid"]), host=found["host"], lock=path)
+    return None
+
+
+def _is_held(path: Path) -> bool:
     try:
-        with (folder / LOCK).open("r", encoding="utf-8") as file:
+        with path.open("r", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -155,17 +186,23 @@ def list_runs(output_dir: Path) -> list[RunInfo]:
     return sorted(found, key=lambda info: (info.created, info.name), reverse=True)
 
 
+def state_of(folder: Path, manifest: Manifest) -> str:
+    """How a run stands: `interrupted` when it was killed, else as its manifest says."""
+    if manifest.state != RunState.RUNNING or is_locked(folder):
+        return str(manifest.state)
+    last = read_manifest(folder).state  # it may have ended since, and writes that before it lets go
+    return INTERRUPTED if last == RunState.RUNNING else str(last)
+
+
 def run_info(folder: Path) -> RunInfo:
     """How the run in `folder` stands. Raises `RunError` when it is no run."""
     manifest = read_manifest(folder)
-    running = manifest.state == RunState.RUNNING
-    state = "interrupted" if running and not is_locked(folder) else str(manifest.state)
     lines = [line for line in read_metrics(folder / METRICS) if "loss" in line]
     last = lines[-1] if lines else {}
     return RunInfo(
         name=folder.name,
         folder=folder,
-        state=state,
+        state=state_of(folder, manifest),
         created=manifest.created,
         step=max(manifest.step, last.get("step", 0)),
         total_steps=manifest.total_steps,

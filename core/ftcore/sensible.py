@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ftcore.structure import KeyPath
+from ftcore.tables import TrainTable
 from ftcore.values import Profile
 
 Finding = tuple[KeyPath, str]
@@ -15,6 +16,9 @@ MANY_EPOCHS = 50
 LARGE_BATCH = 4096
 LONG_NAME = 128
 MOST_WEIGHT = 100
+
+LOSSES = ("eval_loss", "eval_perplexity")
+"""Figures of an evaluation of which less is better; of any other one, more is."""
 
 
 def contradictions(profile: Profile) -> Iterator[Finding]:
@@ -32,6 +36,7 @@ def contradictions(profile: Profile) -> Iterator[Finding]:
         yield ("train", "warmup"), text
     if train.eval_steps and not _holds_out(profile):
         yield ("train", "eval_steps"), "no rows are held out to evaluate on; set data.validation, or eval_steps = 0"
+    yield from _never_measured(train)
     data = profile.data
     if data.validation_path and data.validation_split:
         yield ("data", "validation_split"), "data.validation_path holds out other rows; keep one of them"
@@ -57,6 +62,22 @@ def doubts(profile: Profile) -> Iterator[Finding]:
         yield ("train", "max_grad_norm"), "gradients are not clipped; 1.0 is common"
     if not _holds_out(profile):
         yield ("data", "validation"), "no rows are held out, so losses before and after cannot be compared"
+
+
+def _never_measured(train: TrainTable) -> Iterator[Finding]:
+    """What the best checkpoint cannot be chosen by."""
+    metric = train.best_metric
+    if train.load_best and not train.eval_steps:
+        text = "no evaluation says which checkpoint is the best; set train.eval_steps, or load_best = false"
+        yield ("train", "load_best"), text
+    if metric in LOSSES:
+        return
+    if not metric.startswith("eval_") or "/" in metric:
+        text = f"{metric!r} is none of an evaluation's figures: eval_loss, eval_perplexity, or eval_NAME of a score"
+        yield ("train", "best_metric"), text
+    elif not train.eval_steps or not train.eval_samples:
+        lacking = "eval_samples" if train.eval_steps else "eval_steps"
+        yield ("train", "best_metric"), f"{metric} is never measured; set train.{lacking}"
 
 
 def _holds_out(profile: Profile) -> bool:

@@ -15,19 +15,25 @@ from ftcore.data.prepare import Prepared, clean, prepare
 from ftcore.display import Display
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
 from ftcore.evaluation import judge
+from ftcore.evaluation.best import Best, require_measured, require_rows
 from ftcore.files import sync_tree
+from ftcore.hardware.gauges import gauges_of
 from ftcore.hardware.usage import set_threads
-from ftcore.journal.writing import Journal
+from ftcore.journal.metrics import last_figure
+from ftcore.journal.writing import METRICS, Journal
 from ftcore.manifest import Manifest, artifact_as_json, ledger_as_json, now
+from ftcore.parameters import count_parameters
 from ftcore.planning.room import require_room
 from ftcore.plugins import Plugins
 from ftcore.processes.endings import lost_another
 from ftcore.processes.ranks import Ranks
 from ftcore.report.document import write_report
+from ftcore.report.labels import keep_labels
 from ftcore.resuming import changed_since, fingerprint_of, last_checkpoint
 from ftcore.shipping.delivery import hand_over
 from ftcore.shipping.exporting import EXPORTS, Shipment, ship
 from ftcore.signals import StopSignals
+from ftcore.tracking.beside import FINISH_SECONDS, STOPPED_SECONDS, Trackers
 from ftcore.values import Artifact, EventKind, Loaded, Outcome, Run, RunState, Trainer
 
 STAGES = (
@@ -58,8 +64,13 @@ class Session:
         self._signals = signals
         self._ranks = Ranks(plugins, run)
         self._main = run.world.is_main
-        self._store = CheckpointStore(folder=run.folder / "checkpoints", keep=run.profile.train.save_limit)
-        self._journal = Journal(run.folder) if self._main else None
+        train = run.profile.train
+        self._best = Best(metrics=run.folder / METRICS, metric=train.best_metric)
+        self._store = CheckpointStore(
+            folder=run.folder / "checkpoints", keep=train.save_limit, ranked=self._best.ranked
+        )
+        self._journal = Journal(run.folder, display) if self._main else None
+        self._trackers = Trackers(run.folder, plugins.implementers("track") if self._main else [], display.say)
 
     def work(self) -> Outcome:
         """From rows to proved exports."""
@@ -69,20 +80,23 @@ class Session:
             plugins.run_started(run, copy.deepcopy(self._manifest.settings))
         prepared = self._ranks.first_here_first(lambda: prepare(plugins, run, self._stage))
         data = prepared.data
+        require_rows(run.profile, data)
         self._remember_data(prepared)
         self._stage("loading model")
         sizes = require_room(plugins, run, data)
         loaded = plugins.load_model(run, prepared.processor, plugins.quantize(run))
         self._remember_model(loaded)
         loaded = plugins.adapt(run, loaded)
+        self._remember_parameters(loaded)
         trainer = plugins.make_trainer(run, loaded, data, plugins.training_args(run))
+        asked = judge.Judge(plugins=plugins, run=run, trainer=trainer, prepared=prepared)
         self._stage("judging before")
-        before = self._before(trainer, prepared)
+        before = self._before(asked)
         self._stage("training")
-        step = self._train(trainer)
+        step = self._train(asked)
         self._stage("judging after")
         saved, loaded = self._save(trainer, loaded, step)
-        after = judge.judge(plugins, run, trainer, data, prepared.processor)
+        after = self._answered("after", asked.whole())
         if after.loss is not None and not math.isfinite(after.loss):
             raise RunError(f"the held-out loss after training is {after.loss}; lower train.learning_rate")
         self._stage("exporting")
@@ -97,6 +111,8 @@ class Session:
 
     def failed(self, error: BaseException) -> Outcome:
         """How a run that raised `error` ended."""
+        if isinstance(error, RunError) and error.notice is not None:
+            self._note_event(EventKind.NOTICE, **attrs.asdict(error.notice))
         known = self._manifest.outcome(self._run.folder)
         state = RunState.STOPPED if isinstance(error, Interrupted) else RunState.FAILED
         committed = self._store.all()
@@ -110,42 +126,58 @@ class Session:
             return
         try:
             self._update(attrs.evolve(self._manifest.with_outcome(outcome), ended=now()))
-            write_report(self._run.folder, self._manifest)
+            write_report(self._run.folder, self._manifest, self._display.say)
         finally:  # also on a full disk
             self._plugins.run_ended(self._run, outcome)
-            self._note_event(EventKind.ENDED, state=outcome.state, reason=outcome.reason)
+            try:
+                self._note_event(EventKind.ENDED, state=outcome.state, reason=outcome.reason)
+            finally:
+                self._finish_trackers(outcome)
 
-    def _before(self, trainer: Trainer, prepared: Prepared) -> judge.Judgement:
+    def _finish_trackers(self, outcome: Outcome) -> None:
+        before = self._signals.requested
+        seconds = STOPPED_SECONDS if outcome.state is RunState.STOPPED else FINISH_SECONDS
+        self._trackers.finish(seconds, hurry=lambda: self._signals.requested is not before)
+
+    def _before(self, asked: judge.Judge) -> judge.Judgement:
         known = judge.remembered(self._manifest.outcome(self._run.folder))
-        if known is None or not judge.about(known, self._run, prepared.data) or not self._store.all():
+        if known is None or not judge.about(known, self._run, asked.prepared) or not self._store.all():
             known = None
         if self._ranks.tell(lambda: known is not None):
             return known or judge.NOTHING
-        before = judge.judge(self._plugins, self._run, trainer, prepared.data, prepared.processor)
+        before = self._answered("before", asked.whole())
+        if before.scores and self._run.profile.train.eval_steps:  # or the first evaluation finds out
+            require_measured(self._best.metric, judge.kept(judge.figures({"eval_loss": 0.0}, before.scores)))
         judged = self._manifest.with_outcome(judge.outcome(self._run, before))
-        self._update(attrs.evolve(judged, total_steps=trainer.total_steps))
+        self._update(attrs.evolve(judged, total_steps=asked.trainer.total_steps))
         return before
 
-    def _train(self, trainer: Trainer) -> int:
+    def _answered(self, when: str, judgement: judge.Judgement) -> judge.Judgement:
+        if judgement.loss is not None:
+            self._note_event(EventKind.ANSWERS, when=when, **judgement.as_json())
+        return judgement
+
+    def _train(self, asked: judge.Judge) -> int:
         found = self._ranks.tell(self._last_step)
         checkpoint = self._store.at(found) if found else None
-        step, told = self._steps(trainer, checkpoint) if self._main else self._followed_steps(trainer, checkpoint)
+        step, told = self._steps(asked, checkpoint) if self._main else self._followed_steps(asked, checkpoint)
         if told:
             self._display.say(f"stopped at step {step}: {told}")
             self._update(attrs.evolve(self._manifest, stopped_at=step, reason=told))
-        done = bool(told) or step >= trainer.total_steps or self._run.world.size == 1
+        done = bool(told) or step >= asked.trainer.total_steps or self._run.world.size == 1
         stopped = self._ranks.tell(lambda: self._stop(done=done))
         if stopped is not None:
             raise Interrupted(*stopped)
         return step
 
-    def _steps(self, trainer: Trainer, checkpoint: Checkpoint | None) -> tuple[int, str]:
+    def _steps(self, asked: judge.Judge, checkpoint: Checkpoint | None) -> tuple[int, str]:
         """Train; the last step, and why an observer ended it there, if one did."""
         done = checkpoint.step if checkpoint else 0
         self._store.clean()
         self._store.drop_after(done)
         assert self._journal is not None  # noqa: S101
-        self._journal.begin(done, trainer.total_steps)
+        self._journal.begin(done, asked.trainer.total_steps)
+        self._trackers.start()
         control = RunControl(
             plugins=self._plugins,
             run=self._run,
@@ -153,18 +185,21 @@ class Session:
             journal=self._journal,
             display=self._display,
             signals=self._signals,
+            judge=asked,
+            gauges=gauges_of(self._run),
+            tokens_seen=last_figure(self._run.folder / METRICS, "tokens_seen"),
         )
         try:
             with self._signals.held():
-                step = trainer.train(control, checkpoint.folder if checkpoint else None)
+                step = asked.trainer.train(control, checkpoint.folder if checkpoint else None)
         finally:
             self._display.close()
         return step, control.stop_reason
 
-    def _followed_steps(self, trainer: Trainer, checkpoint: Checkpoint | None) -> tuple[int, str]:
-        control = FollowingControl(run=self._run, store=self._store, signals=self._signals)
+    def _followed_steps(self, asked: judge.Judge, checkpoint: Checkpoint | None) -> tuple[int, str]:
+        control = FollowingControl(run=self._run, store=self._store, signals=self._signals, judge=asked)
         with self._signals.held():
-            return trainer.train(control, checkpoint.folder if checkpoint else None), ""
+            return asked.trainer.train(control, checkpoint.folder if checkpoint else None), ""
 
     def _stop(self, *, done: bool) -> tuple[str, ExitCode] | None:
         """Why training has stopped before its end, if it has: this process was told to stop, or another one was."""
@@ -179,11 +214,26 @@ class Session:
 
     def _save(self, trainer: Trainer, loaded: Loaded, step: int) -> tuple[Path, Loaded]:
         saved = self._run.folder / ("adapter" if loaded.adapter else "model")
+        kept = self._ranks.tell(lambda: self._best_step(step))
+        if kept != step:
+            trainer.load(self._store.at(kept).folder)
         tuned = trainer.save(saved)
         if self._main:
             sync_tree(saved)
-        self._update(attrs.evolve(self._manifest, saved_at=step))
+        self._update(attrs.evolve(self._manifest, saved_at=kept, saved_after=step))
         return saved, tuned
+
+    def _best_step(self, last: int) -> int:
+        """The step whose weights the run ends with: the best checkpoint's, where the profile asks for them."""
+        load = self._run.profile.train.load_best
+        checkpoint = self._store.best(self._display.say)
+        best = self._best.told(checkpoint.step) if checkpoint else {}
+        self._update(attrs.evolve(self._manifest, best=best))
+        if not load or checkpoint is None or checkpoint.step == last:
+            return last
+        figure = f"{best['metric']} {best['value']:.4g}"
+        self._display.say(f"the run ends with its best weights, of step {checkpoint.step} of {last}: {figure}")
+        return checkpoint.step
 
     def _begin_to_ship(self, shipment: Shipment, finished: Outcome) -> None:
         """What the model has become is known before it is shipped: its card is made from that."""
@@ -200,6 +250,8 @@ class Session:
         self._refuse_change("data", self._manifest.data.get("fingerprint"), prepared.fingerprint)
         self._update(attrs.evolve(self._manifest, data={"fingerprint": prepared.fingerprint, "ledger": ledger}))
         self._note_event(EventKind.DATA, ledger=ledger, proved=prepared.proved)
+        if self._main:
+            keep_labels(self._run.folder, prepared, self._display.say)
         dropped = "".join(f", {count} dropped: {reason}" for reason, count in ledger["dropped"].items())
         again = f" (and {ledger['repeated']} again)" if ledger["repeated"] else ""
         rows = f"{ledger['rows']} rows: {ledger['trained']} to train on{again}, {ledger['held_out']} held out{dropped}"
@@ -210,6 +262,12 @@ class Session:
         self._refuse_change("model", self._manifest.model.get("fingerprint"), fingerprint)
         model = {"base": loaded.base, "revision": loaded.revision, "fingerprint": fingerprint}
         model["license"] = loaded.license  # for the cards
+        self._update(attrs.evolve(self._manifest, model=model))
+
+    def _remember_parameters(self, loaded: Loaded) -> None:
+        """Once its adapters are on it."""
+        counted = count_parameters(loaded.model)
+        model = {**self._manifest.model, **({"parameters": counted} if counted else {})}
         self._update(attrs.evolve(self._manifest, model=model))
         self._note_event(EventKind.MODEL, **model)
 

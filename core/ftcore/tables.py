@@ -52,6 +52,9 @@ class RunTable:
     seed: int = option(42, at_least=0, at_most=2**32 - 1, help="seed of every random number of the run")
     samples: int = option(8, at_least=0, help="held-out rows to answer before and after training; 0 for none")
     sample_tokens: int = option(128, at_least=1, help="most tokens of one such answer")
+    without: tuple[str, ...] = option(
+        (), help='plugins that are on without a table, and shall not be, such as ["health"]'
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -21,6 +21,7 @@ from ftcore_plugins.common.chat import (
 )
 from ftcore_plugins.common.chat.messages import kind_of
 from ftcore_plugins.common.chat.plain import plain_format
+from ftcore_plugins.common.chat.questions import asking, listed, with_reply, with_turn
 from ftcore_plugins.common.chat.rows import ChatRows, asked, format_of, text_of, tokenizer_of
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -91,7 +92,8 @@ class Chat:
         template, path = config.chat_template, config.chat_template_path
         chat = chat_format(tokenizer_of(processor), template, path, config.train_on)
         reader = Reader(form="" if config.format == "auto" else form, system_prompt=config.system_prompt)
-        return format_of(chat, ChatRows(chat=chat, read=reader), processor)
+        encode = ChatRows(chat=chat, read=reader)
+        return asking(format_of(chat, encode, processor), encode, reader.completed, reader.question)
 
 
 @attrs.frozen(kw_only=True)
@@ -104,6 +106,23 @@ class Reader:
     def __call__(self, row: Row) -> Conversation:
         """Raises `RowError` for a row that is none."""
         return READ[self.form or _form_of(row)](row, _system(row) or self.system_prompt)
+
+    def completed(self, row: Row) -> Row:
+        """The row with a stand-in for the reply that it lacks, or as it is if it is of no form that is asked."""
+        form = self.form or _asked_form(row.values)
+        if form in ("messages", "sharegpt"):
+            column = COLUMNS[form][0]
+            messages = with_turn(listed(row.values.get(column)))
+            return attrs.evolve(row, values={**row.values, column: messages}) if messages else row
+        if form == "completion" and isinstance(row.values.get("prompt"), list):
+            return with_reply(row, COLUMNS[form][1], with_turn([{"role": "user"}])[1:])
+        return with_reply(row, COLUMNS[form][1]) if form in READ else row
+
+    def question(self, prompt: str) -> Mapping[str, Any]:
+        """The columns of a row that asks `prompt`, in the form of the run's rows."""
+        form = self.form or "messages"
+        turns = [{"role": "user", "content": prompt}]
+        return {COLUMNS[form][0]: turns if form in ("messages", "sharegpt") else prompt}
 
 
 def _form_of(row: Row) -> str:
@@ -123,6 +142,11 @@ def _form(values: Mapping[str, Any]) -> str:
         if all(values.get(name) is not None for name in columns):
             return form
     return ""
+
+
+def _asked_form(values: Mapping[str, Any]) -> str:
+    """The form of a row that may lack its reply, whose column comes last in each form."""
+    return next((form for form, names in COLUMNS.items() if values.get(names[0]) is not None), "")
 
 
 def _formless(columns: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from ftcore_plugins.common.chat import (
     template_path_option,
     template_problems,
 )
+from ftcore_plugins.common.chat.questions import asking, with_reply
 from ftcore_plugins.common.chat.rows import PRELUDE, ChatRows, asked, format_of, text_of, tokenizer_of
 from ftcore_plugins.common.source import parse_python
 
@@ -69,7 +70,8 @@ class LlamaCode:
         """Say how instruction and reply become a chat. Raises `RunError` for a model without a chat template."""
         config = self.config
         chat = chat_format(tokenizer_of(processor), config.chat_template, config.chat_template_path)
-        return format_of(chat, ChatRows(chat=chat, read=self.read, fault=self.fault), processor)
+        rows = ChatRows(chat=chat, read=self.read, fault=self.fault)
+        return asking(format_of(chat, rows, processor), rows, self.completed, self.question)
 
     @hookimpl
     def score(self, predictions: Sequence[Prediction]) -> Mapping[str, float] | None:
@@ -101,6 +103,14 @@ class LlamaCode:
             text_of(row, config.system, required=False) or config.system_prompt,
         )
         return conversation(messages, row.origin)
+
+    def completed(self, row: Row) -> Row:
+        """The row with a stand-in for the reply that it lacks."""
+        return with_reply(row, self.config.output)
+
+    def question(self, prompt: str) -> Mapping[str, Any]:
+        """The columns of a row that asks `prompt`."""
+        return {self.config.instruction: prompt}
 
     def fault(self, one: Conversation) -> str:
         """Why a row is not trained, if it is not."""

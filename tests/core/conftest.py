@@ -32,6 +32,7 @@ LIGHT_PLUGINS = {
     "light_reference": "light_plugins:LightReference",
     "light_rows": "light_plugins:LightRows",
     "light_score": "light_plugins:LightScore",
+    "light_tracker": "light_trackers:LightTracker",
     "light_trainer": "light_plugins:LightTrainer",
 }
 

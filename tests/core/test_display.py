@@ -11,8 +11,7 @@ import sys
 
 import pytest
 
-from ftcore import display
-from ftcore.display import Clock, Plain, Silent, Steady, choose_display, figures
+from ftcore.display import Clock, Plain, Silent, Steady, choose_display, figures, plain
 from ftcore.isolation import Traced
 from ftcore.runlog import RunLog
 from ftcore.summary import print_trace, summary_lines
@@ -25,9 +24,9 @@ def step(number, total=10, **metrics):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """`display`'s clock, moved by hand."""
+    """The clock, moved by hand."""
     now = [1000.0]
-    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(plain.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -36,13 +35,13 @@ def clock(monkeypatch):
 
 def test_plain_lines_are_a_stage_each_and_a_step_every_few_seconds(clock):
     lines: list[str] = []
-    plain = Plain(lines.append)
-    plain.stage(1, 7, "reading rows")
-    plain.say("a [red]word[/red]")
+    shown = Plain(lines.append)
+    shown.stage(1, 7, "reading rows")
+    shown.say("a [red]word[/red]")
     for number in range(1, 11):
-        plain.step(step(number, loss=1 / number, learning_rate=1e-3, tokens_per_second=12345.6))
+        shown.step(step(number, loss=1 / number, learning_rate=1e-3, tokens_per_second=12345.6))
         clock[0] += 2
-    plain.close()
+    shown.close()
     assert lines[:2] == ["[1/7] reading rows", "a [red]word[/red]"]
     assert [line.split()[1] for line in lines[2:]] == ["1/10", "4/10", "7/10", "10/10"]
     assert lines[2] == "step 1/10  loss 1.0000  lr 1.00e-03  12,346 tok/s  ? left"
@@ -73,8 +72,8 @@ def test_a_resumed_run_counts_its_own_steps(clock):
 
 
 def test_figures_are_those_that_are_there():
-    assert figures(step(1)) == ""
-    assert figures(step(1, loss=2, grad_norm=5)) == "loss 2.0000"
+    assert figures({}) == ""
+    assert figures({"loss": 2, "grad_norm": 5}) == "loss 2.0000"
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "full"), ValueError("closed file")])

@@ -69,6 +69,7 @@ def test_a_finished_run_has_the_folder_of_the_design(desk, run, display):
     folder = outcome.folder
     assert folder in desk.runs()
     assert sorted(entry.name for entry in folder.iterdir()) == [
+        ".command.lock",
         ".lock",
         "adapter",
         "checkpoints",
@@ -77,8 +78,10 @@ def test_a_finished_run_has_the_folder_of_the_design(desk, run, display):
         "manifest.json",
         "metrics.jsonl",
         "profile.toml",
+        "report.html",
         "report.json",
         "run.log",
+        "samples",
     ]
     assert committed(folder) == [9, 10], "every third step and the last one, two of them kept"
     assert all(verify(entry) == "" for entry in (folder / "checkpoints").iterdir())
@@ -345,7 +348,7 @@ def test_a_profile_that_check_refuses_makes_no_folder(desk, run):
 
 
 def test_a_disk_that_fills_at_the_end_still_tells_the_observers(desk, run, monkeypatch):
-    def full(folder, manifest):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ftcore.session.write_report", full)

@@ -104,8 +104,9 @@ def test_the_first_machine_is_the_one_with_the_address(planned):
 
 
 def test_the_flags_of_the_parent_reach_the_workers(tmp_path):
-    command = worker_command(tmp_path, quiet=True, trace=True)
-    assert command[-2:] == ["--quiet", "--trace-hooks"]
+    command = worker_command(tmp_path, progress="quiet", trace=True)
+    assert command[-2:] == ["--progress=quiet", "--trace-hooks"]
+    assert worker_command(tmp_path)[-1] == str(tmp_path)
 
 
 def test_several_processes_without_a_launcher_are_told(desk):

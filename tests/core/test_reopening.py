@@ -8,7 +8,7 @@ import pytest
 
 from ftcore import engine
 from ftcore.errors import ProfileError, RunError
-from ftcore.evaluation.judge import judge
+from ftcore.evaluation.judge import Judge
 from ftcore.reopening import opened, reopen
 from ftcore.runs import is_locked
 
@@ -43,7 +43,7 @@ def test_it_is_judged_as_in_the_run(desk, folder):
     with opened(folder) as run:
         model = reopen(run)
         model.put(run.weights(None))
-        found = judge(run.plugins, run.run, model.trainer, model.prepared.data, model.prepared.processor)
+        found = Judge(plugins=run.plugins, run=run.run, trainer=model.trainer, prepared=model.prepared).whole()
     assert found.loss == report["loss"]["after"]
     assert [answer.text for answer in found.answers] == [sample["after"] for sample in report["samples"]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers 
 
 import pytest
 
+from mlflow_kit import Watched, empty_store
 from push_kit import PushHub, listening
 from push_shelf import Shelf, fill_shelf, use_hub
 from tiny_kit import Tiny, make_rows, make_run, prepare
@@ -45,3 +47,18 @@ def hub(push_server: PushHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 @pytest.fixture
 def shelf(tmp_path: Path) -> Shelf:
     return fill_shelf(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return empty_store(tmp_path_factory.mktemp("mlflow"))
+
+
+@pytest.fixture
+def watched(tmp_path: Path, mlflow_store: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """A run whose tracker writes to MLflow's SQLite file beside it. What it sets in the environment is undone."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        os.environ.pop(name, None)
+    shutil.copyfile(mlflow_store, tmp_path / "mlflow.db")
+    return Watched(tmp_path / "grids-1")

@@ -38,6 +38,7 @@ def train(
     """Train on from `start`; the control with the losses, and the trainer."""
     trainer = Sft(SftOptions()).make_trainer(run, loaded, tiny.data, {})
     control = FakeControl(run.folder / f"checkpoints-{start.name if start else ''}-{id(trainer)}", decide)
+    control.during = lambda: trainer.generate(tiny.data.validation, 3)
     trainer.train(control, start)
     return control, trainer
 

@@ -64,7 +64,7 @@ class RankControl(FakeControl):
 
     def _decided(self, job: Job, step: Step) -> Decision:
         return Decision(
-            evaluate=job.judge and step.number == job.stop_at,
+            evaluate=job.judge and step.number in (job.checkpoint_at, job.checkpoint_at + 1),
             checkpoint=step.number in (job.checkpoint_at, job.stop_at),
             stop=step.number == job.stop_at,
         )
@@ -112,6 +112,7 @@ def train(job: Job, folder: Path) -> dict[str, Any]:
     args = {} if plugin is None else plugin.training_args(run) or {}
     trainer = Sft(Options()).make_trainer(run, loaded, tiny.data, args)
     control = RankControl(folder / f"{job.name}-checkpoints", job, world.rank)
+    control.during = lambda: trainer.generate(tiny.data.validation, 4)
     found: dict[str, Any] = {"type": trainer.inner.accelerator.distributed_type.value}
     if job.judge:
         found["before"] = dict(trainer.evaluate())
@@ -122,8 +123,15 @@ def train(job: Job, folder: Path) -> dict[str, Any]:
     if job.judge:
         found["after"] = dict(trainer.evaluate())
         found["answers"] = list(trainer.generate(tiny.data.validation, 4))
+        found["row_losses"] = [loss.nats for loss in trainer.losses(tiny.data.train[:7])]
+        found["drawn"] = list(trainer.generate(tiny.data.validation, 4, 1.0))
+        trainer.load(control.path(job.checkpoint_at))  # as a run does that ends with its best weights
+        found["back"] = dict(trainer.evaluate())
+        found["tuned_back"] = trainer.save(folder / f"{job.name}-back")
     if world.is_main:
         found["tuned"] = _loss(tuned.model, tiny)
+        if job.judge:
+            found["tuned_back"] = _loss(found["tuned_back"].model, tiny)
         (folder / f"{job.name}.json").write_text(json.dumps(found), "utf-8")
     return found
 

@@ -8,16 +8,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from PIL import Image
 
 from ftcore.data.prepare import Prepared
+from ftcore.evaluation.samples import picture_of
 from ftcore.preview import pictures as pictures_module
 from ftcore.preview.page import page
 from ftcore.preview.pictures import Picture, pictures_of
 from ftcore.testing import make_run
-from ftcore.values import Example, Ledger, PreparedData
+from ftcore.values import Example, Format, Ledger, PreparedData, Rows
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.5, 0.2, 0.25]
 
@@ -46,7 +48,9 @@ def prepared(pixels: Any, **settings: Any) -> Prepared:
         ledger=Ledger(rows=1, trained=1, held_out=0),
         end_of_turn=66,
     )
-    return Prepared(processor=processor, data=data, fingerprint="00", proved=1)
+    rows = Rows(train=[], validation=[], fingerprint="")
+    format_ = Format(encode=lambda _: [], collate=data.collate, processor=processor, end_of_turn=66)
+    return Prepared(processor=processor, data=data, fingerprint="00", proved=1, format=format_, rows=rows)
 
 
 def drawn(pixels: Any, **settings: Any) -> list[torch.Tensor]:
@@ -89,6 +93,29 @@ def test_grey_images_and_a_dimension_more() -> None:
     assert torch.equal(drawn(pixels / 255, do_normalize=False)[0], pixels[0])
     many = images(6).view(2, 3, 3, 4, 6)
     assert torch.equal(torch.stack(drawn(many / 255, do_normalize=False)), many.view(6, 3, 4, 6))
+
+
+def test_the_first_picture_of_a_row_is_written_once_beside_the_run(tmp_path: Path) -> None:
+    pixels = images(3)
+    made = prepared(normalised(pixels), image_mean=MEAN, image_std=STD, do_pan_and_scan=True)
+    example = made.data.train[0]
+    (name,) = picture_of(tmp_path, made, example)
+    image = Image.open(tmp_path / name)
+    assert (name.startswith("samples/"), image.format) == (True, "PNG")
+    shown = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(4, 6, 3).permute(2, 0, 1)
+    assert torch.equal(shown, pixels[0])  # the picture itself, not its crops
+    when = (tmp_path / name).stat().st_mtime_ns
+    assert picture_of(tmp_path, made, example) == (name,)
+    assert (tmp_path / name).stat().st_mtime_ns == when
+    other = attrs.evolve(example, features={"content": "another file of the same name"})
+    assert picture_of(tmp_path, made, other) != (name,)
+
+
+@pytest.mark.parametrize("pixels", [None, torch.zeros(2, 5), torch.zeros(0, 3, 4, 4)], ids=["none", "odd", "empty"])
+def test_rows_without_a_picture_leave_no_file(tmp_path: Path, pixels: Any) -> None:
+    made = prepared(pixels)
+    assert picture_of(tmp_path, made, made.data.train[0]) == ()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_captions() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ftcore.api import Artifact, Decision, Loaded, Row, Rows, Run, Verdict
+from ftcore.parameters import count_parameters
 from ftcore_plugins.common.adapters import adapter
 from ftcore_plugins.common.merging import weights as merging
 from ftcore_plugins.huggingface import HuggingFace
@@ -82,6 +83,17 @@ def test_an_evaluation_changes_nothing_and_a_resumed_run_is_bit_equal(
     second, again = train(tiny, run, load(tiny, run, **options), start=first.path(3))
     assert first.losses + second.losses == plain
     assert again.evaluate() == again.evaluate()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_packed_weights_are_counted_as_what_they_stand_for(tiny: Tiny, tmp_path: Path, bits: int) -> None:
+    run = run_of(tiny, tmp_path)
+    plain = count_parameters(tiny.load(run).model)
+    assert plain["total"] == plain["trainable"] > 0
+    counted = count_parameters(load(tiny, run, bits=bits).model)
+    assert counted["total"] == plain["total"] + counted["trainable"]
+    assert 0 < counted["trainable"] < plain["total"]
+    assert count_parameters({"weight": 1.0}) == {}
 
 
 def test_what_an_evaluation_does_on_a_newer_cpu_is_prevented(

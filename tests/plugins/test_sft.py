@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,9 @@ def test_decisions_are_obeyed_in_order(tiny: Tiny, tmp_path: Path) -> None:
     events: list[str] = []
 
     class Watching(FakeControl):
-        def evaluated(self, step: int, metrics: Any) -> None:
+        def evaluated(self, step: int, metrics: Any) -> Decision:
             events.append(f"evaluated {step}")
+            return Decision()
 
         def checkpoint(self, step: int) -> Any:
             events.append(f"checkpoint {step}")
@@ -87,6 +89,25 @@ def test_decisions_are_obeyed_in_order(tiny: Tiny, tmp_path: Path) -> None:
     assert tiny.trainer(tiny.run(tmp_path, train=SHORT)).train(control, None) == 2
     assert events == ["evaluated 1", "checkpoint 1", "evaluated 2", "checkpoint 2"]
     assert len(control.steps) == 2
+
+
+@pytest.mark.parametrize("asked", [Decision(checkpoint=True), Decision(checkpoint=True, stop=True)])
+def test_an_evaluation_may_ask_for_a_checkpoint_and_a_stop(tiny: Tiny, tmp_path: Path, asked: Decision) -> None:
+    class Asking(FakeControl):
+        def evaluated(self, step: int, metrics: Any) -> Decision:
+            return asked
+
+    control = Asking(tmp_path / "c", lambda step: Decision(evaluate=step.number == 2))
+    last = tiny.trainer(tiny.run(tmp_path, train=SHORT)).train(control, None)
+    assert control.path(2).is_dir()
+    assert last == len(control.steps) == (2 if asked.stop else 3)
+
+
+def test_the_time_of_an_evaluation_is_not_that_of_a_step(tiny: Tiny, tmp_path: Path) -> None:
+    control = FakeControl(tmp_path / "c", lambda step: Decision(evaluate=True))
+    control.during = lambda: time.sleep(2)
+    tiny.trainer(tiny.run(tmp_path, train=SHORT)).train(control, None)
+    assert all(step.metrics["tokens"] / step.metrics["tokens_per_second"] < 1.5 for step in control.steps)
 
 
 # Guards

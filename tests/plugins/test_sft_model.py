@@ -85,6 +85,22 @@ def test_without_held_out_rows_there_is_no_loss(tiny: Tiny, tmp_path: Path) -> N
     assert tiny.trainer(tiny.run(tmp_path, train=SHORT), data=data).evaluate() == {}
 
 
+@pytest.mark.parametrize("labelled_logits", [True, False])
+def test_the_losses_of_rows_are_those_of_each_row_alone(tiny: Tiny, tmp_path: Path, labelled_logits: bool) -> None:
+    options = Options(labelled_logits=labelled_logits)
+    trainer = tiny.trainer(tiny.run(tmp_path, train=SHORT), sft=options)
+    rows = list(tiny.data.train)
+    found = trainer.losses(rows)
+    assert [loss.tokens for loss in found] == [sum(label != MASKED for label in row.labels[1:]) for row in rows]
+    alone = [plain_loss(tiny, trainer.inner.model, [row]) for row in rows]
+    assert [loss.nats / loss.tokens for loss in found] == pytest.approx(alone, rel=1e-5)
+    held_out = trainer.losses(tiny.data.validation)
+    mean = sum(loss.nats for loss in held_out) / sum(loss.tokens for loss in held_out)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(mean, rel=1e-12)
+    assert trainer.losses([]) == []
+    assert trainer.losses([attrs.evolve(rows[0], labels=[MASKED] * len(rows[0].labels))])[0].tokens == 0
+
+
 def test_looking_leaves_random_state_and_mode_alone(tiny: Tiny, tmp_path: Path) -> None:
     trainer = tiny.trainer(tiny.run(tmp_path, train=SHORT), lora=LoraOptions(dropout=0.5))
     model = trainer.inner.model
@@ -94,6 +110,8 @@ def test_looking_leaves_random_state_and_mode_alone(tiny: Tiny, tmp_path: Path) 
     states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
     first = trainer.evaluate()
     trainer.generate(tiny.data.validation, 4)
+    trainer.generate(tiny.data.validation, 4, 2.0)
+    trainer.losses(tiny.data.validation)
     assert trainer.evaluate() == first  # no dropout
     assert [module.training for module in model.modules()] == before
     assert random.getstate() == states[0]
@@ -120,6 +138,33 @@ def test_padding_changes_no_answer(tiny: Tiny, tmp_path: Path) -> None:
     alone = [trainer.generate([example], 12)[0] for example in rows]
     assert trainer.generate(rows, 12) == alone
     assert len(set(alone)) == len(rows)
+
+
+def test_answers_are_drawn_at_a_temperature(tiny: Tiny, tmp_path: Path) -> None:
+    same = [tiny.data.train[0]] * 40
+    trainer, twin = (tiny.trainer(tiny.run(tmp_path / name, train=SHORT)) for name in ("a", "b"))
+    first, second = (trainer.generate(same, 1, 1.0) for _ in range(2))
+    assert len(set(first)) > 1
+    assert first != second  # asked again, it draws again
+    assert [twin.generate(same, 1, 1.0) for _ in range(2)] == [first, second]  # by the run's seed
+    assert set(trainer.generate(same, 1, 1e-4)) == set(trainer.generate(same, 1))  # cold is greedy
+
+
+def test_the_batch_of_an_evaluation_is_what_the_profile_says(tiny: Tiny, tmp_path: Path) -> None:
+    def widths(train: dict[str, Any]) -> tuple[set[int], dict[str, float], list[str]]:
+        trainer = tiny.trainer(tiny.run(tmp_path, train={**SHORT, **train}))
+        seen: set[int] = set()
+        trainer.inner.model.register_forward_pre_hook(
+            lambda _, args, given: seen.add(len(given["input_ids"])), with_kwargs=True
+        )
+        return seen, trainer.evaluate(), trainer.generate(tiny.data.train, 4)
+
+    small, loss, answers = widths({})
+    assert max(small) == SHORT["micro_batch_size"]
+    large, again, others = widths({"eval_batch_size": 16})
+    assert max(large) == 16
+    assert again["eval_loss"] == pytest.approx(loss["eval_loss"], rel=1e-6)
+    assert others == answers
 
 
 @pytest.mark.parametrize("lora", [None, LoraOptions()], ids=["full", "lora"])

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from ftcore.api import MASKED, Decision, Example
-from ftcore_plugins.common.collate import PadRight
 from ftcore_plugins.sft import Options
-from ftcore_plugins.sft.batches import GROUPED, HeldOut
+from ftcore_plugins.sft.batches import GROUPED, ByLength
 from ftcore_plugins.sft.order import StepOrder
 from tiny_kit import SHORT, FakeControl, Tiny
 
@@ -106,10 +105,9 @@ def test_the_option_changes_the_steps(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_held_out_rows_of_like_length_share_a_batch() -> None:
     examples = [Example(input_ids=[1] * n, labels=[MASKED] * n, replies=(), origin=f"x:{n}") for n in LENGTHS[:700]]
-    batches = list(HeldOut(examples, 8, PadRight(pad_id=0)))
-    kept = sorted(int(row.sum()) for batch in batches for row in batch["attention_mask"])
-    assert kept == sorted(LENGTHS[:700])
-    tokens = sum(batch["attention_mask"].numel() for batch in batches)
-    assert 1 - sum(kept) / tokens < 0.1
+    batches = list(ByLength(examples, 8, lambda example: len(example.input_ids)))
+    assert sorted(place for batch in batches for place in batch) == list(range(700))
+    tokens = sum(max(LENGTHS[place] for place in batch) * len(batch) for batch in batches)
+    assert 1 - sum(LENGTHS[:700]) / tokens < 0.1
     assert len(batches) == -(-700 // 8)
     assert GROUPED * 8 < 700

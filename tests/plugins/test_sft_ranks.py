@@ -105,6 +105,18 @@ def test_two_processes_train_what_one_does(trained: Path, strategy: str, kind: s
     for moment in ("before", "after"):
         assert told[moment]["eval_loss"] == pytest.approx(one[moment]["eval_loss"], abs=EQUAL)
     assert told["answers"] == one["answers"]
+    assert told["row_losses"] == pytest.approx(one["row_losses"], abs=10 * EQUAL)
+    assert len(told["drawn"]) == len(one["drawn"])
+    assert len(told["evaluations"]) == 2  # in the midst of training, which goes on as if nothing had been
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_weights_of_a_checkpoint_come_back_after_training(trained: Path, strategy: str, kind: str) -> None:
+    told = found(trained, f"{strategy}-{kind}")
+    assert told["back"]["eval_loss"] == pytest.approx(told["evaluations"][0]["eval_loss"], abs=1e-6)
+    assert told["back"]["eval_loss"] != pytest.approx(told["after"]["eval_loss"], abs=1e-4)
+    assert told["tuned_back"] == pytest.approx(told["back"]["eval_loss"], abs=EQUAL)
 
 
 @pytest.mark.parametrize("kind", KINDS)

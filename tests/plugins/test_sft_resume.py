@@ -90,6 +90,26 @@ def test_loader_workers_change_no_bit(tiny: Tiny, tmp_path: Path) -> None:
     assert resumed.losses == alone.losses[2:]
 
 
+@pytest.mark.parametrize("lora", [None, LoraOptions(dropout=0.2)], ids=["full", "lora"])
+def test_looking_at_the_model_on_the_way_changes_no_bit(tiny: Tiny, tmp_path: Path, lora: LoraOptions | None) -> None:
+    plain = FakeControl(tmp_path / "plain")
+    whole = tiny.trainer(tiny.run(tmp_path / "a", train=TRAIN), lora=lora)
+    whole.train(plain, None)
+    looking = FakeControl(tmp_path / "looking", lambda step: Decision(evaluate=True, checkpoint=step.number == 4))
+    trainer = tiny.trainer(tiny.run(tmp_path / "a", train={**TRAIN, "eval_batch_size": 3}), lora=lora)
+    looking.during = lambda: (
+        trainer.generate(tiny.data.validation, 4),
+        trainer.generate(tiny.data.validation, 4, 1.0),
+        trainer.losses(tiny.data.train),
+    )
+    trainer.train(looking, None)
+    assert looking.losses == plain.losses
+    assert_same(weights_of(whole), weights_of(trainer))
+    resumed = FakeControl(tmp_path / "resumed")
+    tiny.trainer(tiny.run(tmp_path / "a", train=TRAIN), lora=lora).train(resumed, looking.path(4))
+    assert resumed.losses == plain.losses[4:]
+
+
 @pytest.fixture(scope="module")
 def committed(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("committed")

@@ -1,77 +1,251 @@
-"""TensorBoard's event files: what they hold, and that a resumed run leaves no step twice."""
+"""TensorBoard's event files, read back by its own reader: every point once, whatever happened in between."""
 
 from __future__ import annotations
 
+import json
+import struct
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ftcore.api import Outcome, Run, RunState, Step
+from ftcore.api import Event, EventKind, Point, RunState, Tracker
 from ftcore_plugins import tensorboard as module
 from ftcore_plugins.tensorboard import Options, TensorBoard
 from tiny_kit import make_run
 
 pytest.importorskip("tensorboard")
 
+SETTINGS = {"train": {"learning_rate": 0.5, "betas": [0.9, 0.99]}, "data": {"id": "https://me:secret@host/rows"}}
+ROW = {"origin": "rows.jsonl:1", "prompt": "go <b>|left", "expected": "left", "answer": "`right`\nnow"}
 
-def step(number: int, loss: float) -> Step:
-    return Step(number=number, total=9, epoch=0.1, metrics={"loss": loss, "learning_rate": 0.5})
+
+def point(step: int, **metrics: float) -> Point:
+    return Point(step=step, time=1e9 + step, metrics=metrics or {"loss": 9.0 / step})
 
 
-def events(folder: Path) -> Any:
+def event(kind: EventKind, step: int = 0, **values: Any) -> Event:
+    return Event(kind=kind, step=step, time=1e9 + step, values=values)
+
+
+def journal(folder: Path, points: Sequence[Point], events: Sequence[Event] = ()) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [{"step": each.step, "time": each.time, **each.metrics} for each in points]
+    told = [{"event": each.kind, "step": each.step, "time": each.time, **each.values} for each in events]
+    for name, all_of_it in (("metrics", lines), ("events", told)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in all_of_it), "utf-8")
+
+
+def open_tracker(folder: Path, sent: int = 0, config: Options | None = None) -> Tracker:
+    return TensorBoard(config or Options()).track(make_run(folder), SETTINGS, sent)
+
+
+def read(folder: Path) -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(folder))
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0, "images": 0, "histograms": 0})
     found.Reload()
     return found
 
 
 def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
-    return [(event.step, pytest.approx(event.value)) for event in events(folder).Scalars(name)]
+    return [(each.step, pytest.approx(each.value)) for each in read(folder / "tensorboard").Scalars(name)]
 
 
-def write(run: Run, steps: list[Step], config: Options | None = None, outcome: Outcome | None = None) -> None:
-    plugin = TensorBoard(config or Options())
-    plugin.run_started(run, {"train": {"learning_rate": 0.5}})
-    for each in steps:
-        plugin.on_step(each)
-    plugin.run_ended(outcome or Outcome(folder=run.folder, state=RunState.STOPPED, step=len(steps)))
+def text(found: Any, name: str) -> list[str]:
+    return [each.tensor_proto.string_val[0].decode() for each in found.Tensors(name)]
 
 
-def test_every_metric_becomes_a_scalar(tmp_path: Path) -> None:
-    outcome = Outcome(
-        folder=tmp_path,
-        state=RunState.FINISHED,
-        step=2,
-        loss_before=4.0,
-        loss_after=1.0,
-        scores_after={"accuracy": 0.5},
+def png(path: Path, width: int = 3, height: int = 2) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = b"".join(b"\0" + b"\xff\0\0" * width for _ in range(height))
+    pieces = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)))
+    data = b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in (*pieces, (b"IEND", b""))
     )
-    write(make_run(tmp_path), [step(1, 3.0), step(2, 2.0)], outcome=outcome)
-    folder = tmp_path / "tensorboard"
-    assert scalars(folder, "train/loss") == [(1, 3.0), (2, 2.0)]
-    assert scalars(folder, "train/learning_rate") == [(1, 0.5), (2, 0.5)]
-    assert scalars(folder, "eval/loss_before") == [(0, 4.0)]
-    assert scalars(folder, "eval/loss_after") == [(2, 1.0)]
-    assert scalars(folder, "eval/accuracy_after") == [(2, 0.5)]
-    text = events(folder).Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert '"learning_rate": 0.5' in text
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
 
 
-def test_a_resumed_run_replaces_the_steps_it_takes_again(tmp_path: Path) -> None:
-    write(make_run(tmp_path), [step(1, 3.0), step(2, 2.0), step(3, 9.0)])
-    run = make_run(tmp_path)
-    resumed = Run(name=run.name, folder=run.folder, profile=run.profile, resumed=True)
-    write(resumed, [step(3, 1.5), step(4, 1.0)])
-    assert scalars(tmp_path / "tensorboard", "train/loss") == [(1, 3.0), (2, 2.0), (3, 1.5), (4, 1.0)]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with one of everything."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    png(folder / "samples/a.png")
+    rows = [{**ROW, "images": ["samples/a.png", "../../escape.png", "samples/gone.png"]}]
+    counted = {"target/left": 2.0, "target/right": 1.0, "predicted/right": 3.0}
+    tracker = open_tracker(folder)
+    facts = {"base": "org/model", "parameters": {"total": 1000, "trainable": 10}}
+    tracker.tell(event(EventKind.MODEL, **facts))
+    answered = {"loss": 4.0, "scores": {"accuracy": 0.25, **counted}, "rows": rows}
+    tracker.tell(event(EventKind.ANSWERS, when="before", **answered))
+    tracker.tell(event(EventKind.STARTED, from_step=0, total_steps=3))
+    tracker.send([point(1, loss=3.0, learning_rate=0.5), point(2, **{"loss": 2.0, "system/cpu": 50.0})])
+    evaluated = {f"eval_{name}": value for name, value in {"loss": 1.5, **counted}.items()}
+    tracker.send([point(2, **evaluated)])
+    tracker.tell(event(EventKind.ANSWERS, 2, when="during", loss=1.5, scores={}, rows=rows))
+    tracker.tell(
+        event(EventKind.NOTICE, 2, sign="loss-rising", text="the loss rises", advice="lower the rate", page="")
+    )
+    tracker.tell(event(EventKind.ANSWERS, 2, when="after", loss=1.0, scores={"accuracy": 0.5}, rows=rows))
+    proof = {"verdict": "proved", "figures": {"mean_kl": 1e-5}, "note": "as it should be"}
+    path = str(folder / "exports/gguf/q8_0.gguf")
+    tracker.tell(event(EventKind.ARTIFACT, 2, kind="gguf", path=path, details={}, proof=proof))
+    tracker.close(RunState.FAILED, "a reason")
+    return folder
+
+
+def test_every_figure_becomes_a_scalar(whole: Path) -> None:
+    assert scalars(whole, "train/loss") == [(1, 3.0), (2, 2.0)]
+    assert scalars(whole, "train/learning_rate") == [(1, 0.5)]
+    assert scalars(whole, "system/cpu") == [(2, 50.0)]
+    assert scalars(whole, "eval/loss") == [(2, 1.5)]
+    assert scalars(whole, "counts/predicted/right") == [(2, 3.0)]
+    assert scalars(whole, "eval/loss_before") == [(0, 4.0)]
+    assert scalars(whole, "eval/accuracy_after") == [(2, 0.5)]
+    assert [each.wall_time for each in read(whole / "tensorboard").Scalars("train/loss")] == [1e9 + 1, 1e9 + 2]
+
+
+def test_actions_are_histograms_with_a_bin_for_each(whole: Path) -> None:
+    found = read(whole / "tensorboard")
+    target, predicted = (found.Histograms(f"actions/{kind}")[-1].histogram_value for kind in ("target", "predicted"))
+    assert (target.bucket_limit, target.bucket) == ([0.0, 1.0, 2.0], [0.0, 2.0, 1.0])
+    assert predicted.bucket == [0.0, 0.0, 3.0]
+    assert [each.step for each in found.Histograms("actions/target")] == [0, 2]
+    assert "| right | 1 | 3 |" in text(found, "actions")[0]
+
+
+def test_texts_say_what_cannot_be_drawn(whole: Path) -> None:
+    found = read(whole / "tensorboard")
+    assert '"train.learning_rate": 0.5' in text(found, "settings")[0]
+    assert "secret" not in text(found, "settings")[0]
+    assert "| model/trainable_share | 0.01 |" in text(found, "model")[0]
+    assert text(found, "notices/loss-rising") == ["the loss rises. lower the rate"]
+    assert "proved" in text(found, "artifacts/gguf/q8_0.gguf")[0]
+    assert "| artifacts/gguf/q8_0.gguf/mean_kl | 1e-05 |" in text(found, "artifacts/gguf/q8_0.gguf")[0]
+    assert text(found, "outcome") == ["failed: a reason"]
+
+
+def test_answers_are_a_table_that_a_model_cannot_break(whole: Path) -> None:
+    [table] = text(read(whole / "tensorboard"), "samples/during")
+    line = table.splitlines()[-1]
+    assert line == "| rows.jsonl:1 | go &lt;b>&#124;left | left | &#96;right&#96;<br>now |"
+
+
+def test_images_of_samples_come_once_and_only_from_the_run(whole: Path) -> None:
+    found = read(whole / "tensorboard")
+    assert found.Tags()["images"] == ["samples/rows.jsonl:1"]
+    [image] = found.Images("samples/rows.jsonl:1")
+    assert (image.step, image.width, image.height) == (0, 3, 2)
+    assert image.encoded_image_string == (whole / "samples/a.png").read_bytes()
+
+
+def test_hyper_parameters_and_how_the_run_has_ended(whole: Path) -> None:
+    from tensorboard.plugins.hparams import api_pb2, metadata
+
+    found = read(whole / "tensorboard")
+    about = found.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    start = metadata.parse_session_start_info_plugin_data(about)
+    assert start.group_name == "run"
+    assert start.hparams["train.learning_rate"].number_value == 0.5
+    assert start.hparams["train.betas"].string_value == "[0.9, 0.99]"
+    assert start.hparams["data.id"].string_value == "https://host/rows"
+    assert start.hparams["model/trainable"].number_value == 10
+    end = metadata.parse_session_end_info_plugin_data(
+        found.SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+    )
+    assert end.status == api_pb2.STATUS_FAILURE
+
+
+def test_a_killed_process_leaves_no_point_twice_and_none_out(tmp_path: Path) -> None:
+    points = [point(1), point(2), point(2, eval_loss=1.0), point(3)]
+    told = event(EventKind.ANSWERS, 2, when="during", loss=1.0, scores={}, rows=[ROW])
+    journal(tmp_path, points, [event(EventKind.STARTED, from_step=0), told])
+    first = open_tracker(tmp_path)
+    first.tell(event(EventKind.STARTED, from_step=0))
+    first.send(points)  # and is killed before anybody noted more than step 2
+    second = open_tracker(tmp_path, sent=2)
+    second.send(points[2:])
+    second.tell(told)
+    second.send(points[3:])
+    second.close(RunState.FINISHED, "")
+    assert scalars(tmp_path, "train/loss") == [(1, 9.0), (2, 4.5), (3, 3.0)]
+    assert scalars(tmp_path, "eval/loss") == [(2, 1.0)]
+    assert len(text(read(tmp_path / "tensorboard"), "samples/during")) == 1
+
+
+def test_a_process_killed_before_the_first_step_loses_no_settings(tmp_path: Path) -> None:
+    started = event(EventKind.STARTED, from_step=0)
+    journal(tmp_path, [], [started])
+    open_tracker(tmp_path).tell(started)
+    second = open_tracker(tmp_path)
+    second.send([point(1)])
+    second.close(RunState.FINISHED, "")
+    assert len(text(read(tmp_path / "tensorboard"), "settings")) == 1
+    assert scalars(tmp_path, "train/loss") == [(1, 9.0)]
+
+
+@pytest.mark.parametrize("another", [True, False], ids=["another-process", "the-same-process"])
+def test_steps_that_are_taken_again_replace_the_first_ones(tmp_path: Path, another: bool) -> None:
+    png(tmp_path / "samples/a.png")
+    answered = event(EventKind.ANSWERS, 3, when="during", rows=[{**ROW, "images": ["samples/a.png"]}])
+    tracker = open_tracker(tmp_path)
+    tracker.send([point(1), point(2), point(3, loss=99.0), point(3, eval_loss=99.0)])
+    tracker.tell(answered)
+    journal(tmp_path, [point(1), point(2)])
+    if another:
+        tracker = open_tracker(tmp_path, sent=3)
+    tracker.tell(Event(kind=EventKind.STARTED, step=2, time=2e9, values={"from_step": 2}))
+    tracker.send([point(3), point(4), point(4, eval_loss=0.5)])
+    tracker.tell(answered)
+    tracker.close(RunState.FINISHED, "")
+    assert scalars(tmp_path, "train/loss") == [(1, 9.0), (2, 4.5), (3, 3.0), (4, 2.25)]
+    assert scalars(tmp_path, "eval/loss") == [(4, 0.5)]
+    assert [each.step for each in read(tmp_path / "tensorboard").Images("samples/rows.jsonl:1")] == [3]
+
+
+def test_points_given_twice_are_written_once(tmp_path: Path) -> None:
+    tracker = open_tracker(tmp_path)
+    for _ in range(2):
+        tracker.send([point(1), point(1, eval_loss=1.0), point(2)])
+    assert scalars(tmp_path, "train/loss") == [(1, 9.0), (2, 4.5)]  # also before it is closed
+    assert scalars(tmp_path, "eval/loss") == [(1, 1.0)]
 
 
 def test_the_folder_can_be_chosen(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    write(run, [step(1, 3.0)], Options(folder=tmp_path / "all"))
-    assert scalars(tmp_path / "all/run", "train/loss") == [(1, 3.0)]
-    assert not (tmp_path / "run").exists()
+    tracker = open_tracker(tmp_path / "run", config=Options(folder=tmp_path / "all"))
+    tracker.send([point(1)])
+    assert [each.step for each in read(tmp_path / "all/run").Scalars("train/loss")] == [1]
+    assert not (tmp_path / "run/tensorboard").exists()
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    tracker: Any = open_tracker(tmp_path)
+    with full.open("wb", buffering=0) as file:
+        tracker._files._writer._general_file_writer.fs_supports_append = False
+        tracker._files._writer._async_writer._writer._writer = file
+        with pytest.raises(OSError, match="No space left"):
+            tracker.send([point(1)])
+
+
+def test_neither_torch_nor_tensorflow_is_needed(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from pathlib import Path; from ftcore.api import *;"
+        "from ftcore_plugins.tensorboard import *; f = Path(sys.argv[1]);"
+        "t = TensorBoard(Options()).track(Run(name='r', folder=f, profile=Profile()), {}, 0);"
+        "t.send([Point(step=1, time=1.0, metrics={'loss': 1.0})]);"
+        "sys.exit('torch' in sys.modules or 'tensorflow' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+    assert scalars(tmp_path, "train/loss") == [(1, 1.0)]
 
 
 def test_a_missing_package_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,14 +130,17 @@ class FakeControl:
         self.folder = folder
         self.steps: list[Step] = []
         self.evaluations: list[tuple[int, Mapping[str, float]]] = []
+        self.during: Callable[[], Any] = list  # what else is done at an evaluation, as the engine asks for answers
         self._decide = decide or (lambda step: Decision())
 
     def step_ended(self, step: Step) -> Decision:
         self.steps.append(step)
         return self._decide(step)
 
-    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> Decision:
         self.evaluations.append((step, metrics))
+        self.during()
+        return Decision()
 
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:

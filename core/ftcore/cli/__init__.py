@@ -18,13 +18,21 @@ COMMANDS = {
     "tune": "find the micro-batch that fits and is fastest by trying; write it as a hardware profile",
     "plugins": "list the installed plugins, or print the options of one",
     "schema": "print the JSON schema of profiles, for editors",
+    "evaluate": "judge a run on held-out or other rows, with intervals, without training",
+    "generate": "ask the model of a run: rows of a file, an image, a question, or a conversation line by line",
+    "compare": "put runs, checkpoints and the base model side by side on the same rows",
     "export": "export a run or a checkpoint again, without training, and prove it",
     "verify": "prove that an exported file or folder answers like the tuned model",
+    "sync": "send what trackers still lack of a run that has ended",
+    "report": "write a run's report as a page anew, or one that compares several runs",
     "runs": "list runs with state, step and loss",
+    "monitor": "watch a run from another terminal: progress, curves, GPUs, warnings",
+    "checkpoint": "ask a running run for a checkpoint after its next step",
+    "stop": "ask a running run for a clean stop, and wait until it has ended",
     "cache": "list or clear the prepared rows that runs share",
     "init": "write a commented profile for a task and this machine",
 }
-HIDDEN = ("worker", "trial")
+HIDDEN = ("worker", "trial", "tracker")
 RUNNING = ("run", "worker")
 USAGE_ERROR = 2
 RESUMABLE = 75

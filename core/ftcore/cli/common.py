@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import signal
 import sys
@@ -139,6 +140,19 @@ def add_profile_arguments(parser: argparse.ArgumentParser, *, required: bool = T
     parser.add_argument(
         "--without", dest="switch_off", action="append", default=[], metavar="PLUGIN", help="switch a plugin off"
     )
+
+
+def add_wait(parser: argparse.ArgumentParser, what: str) -> None:
+    """How long a command waits for what it has asked of a run."""
+    text = f"how long to wait for {what} (default: %(default)g)"
+    parser.add_argument("--wait", type=_seconds, default=600.0, metavar="SECONDS", help=text)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError("must be a number of seconds above 0")
+    return seconds
 
 
 @failures_recorded()

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="run folder with the resolved profile")
     parser.add_argument("--probe", action="store_true", help="only meet the other workers, and end")
     parser.add_argument("--trace-hooks", action="store_true", help="print which plugin answered which hook, how fast")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument("--progress", default="auto", help="how to show progress: auto, live, plain, json or quiet")
 
 
 def main(parsed: argparse.Namespace) -> int:
@@ -50,7 +50,7 @@ def _work(parsed: argparse.Namespace) -> None:
     traced: list[Traced] = []
     try:
         record = traced.append if parsed.trace_hooks else None
-        work(parsed.folder, display=choose_display(quiet=parsed.quiet), record=record)
+        work(parsed.folder, display=choose_display(progress=parsed.progress), record=record)
     finally:
         if parsed.trace_hooks:
             print_trace(traced)

@@ -34,12 +34,17 @@ SCRATCH = ".prepared"
 
 @attrs.frozen(kw_only=True)
 class Prepared:
-    """What a run trains on. `fingerprint` is over its rows, raw and formatted; `proved` counts the checked ones."""
+    """What a run trains on. `fingerprint` is over its rows, raw and formatted; `proved` counts the checked ones.
+
+    `format` makes tokens of further rows; `rows` are the raw ones, in the order of `data`.
+    """
 
     processor: Any
     data: PreparedData
     fingerprint: str
     proved: int
+    format: Format
+    rows: Rows
 
 
 def prepare(plugins: Plugins, run: Run, stage: Callable[[str], None]) -> Prepared:
@@ -57,7 +62,9 @@ def prepare(plugins: Plugins, run: Run, stage: Callable[[str], None]) -> Prepare
     data, kept = assemble(index, split, encoded, format_, broken)
     proved = prove_labels(data, format_.processor, run.profile.run.seed, kept)
     fingerprint = _fingerprint(index, encoded)
-    return Prepared(processor=format_.processor, data=data, fingerprint=fingerprint, proved=proved)
+    return Prepared(
+        processor=format_.processor, data=data, fingerprint=fingerprint, proved=proved, format=format_, rows=kept
+    )
 
 
 def _fingerprint(index: Index, encoded: Encoded) -> str:

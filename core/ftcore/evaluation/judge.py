@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
+from ftcore.data.prepare import Prepared
+from ftcore.evaluation.samples import picture_of
 from ftcore.plugins import Plugins
-from ftcore.values import Artifact, Example, Outcome, Prediction, PreparedData, Run, RunState, Sample, Trainer
+from ftcore.values import Artifact, Example, Outcome, Prediction, Run, RunState, Sample, Trainer
 
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """A held-out row and what the model made of it."""
+    """A held-out row and what the model made of it. `images` are PNG files, relative to the run's folder."""
 
     origin: str
     prompt: str
     expected: str
     text: str
+    images: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -29,19 +33,84 @@ class Judgement:
     scores: Mapping[str, float]
     answers: tuple[Answer, ...]
 
+    def as_json(self) -> dict[str, Any]:
+        """The values of an `answers` event, but for `when`."""
+        rows = [
+            {"origin": a.origin, "prompt": a.prompt, "expected": a.expected, "answer": a.text, "images": a.images}
+            for a in self.answers
+        ]
+        return {"loss": self.loss, "scores": dict(self.scores), "rows": rows}
+
 
 NOTHING = Judgement(loss=None, scores={}, answers=())
 """What a process knows that has not judged itself."""
 
 
-def judge(plugins: Plugins, run: Run, trainer: Trainer, data: PreparedData, processor: Any) -> Judgement:
-    """Evaluate on all held-out rows and answer the first `run.samples` of them."""
-    loss = trainer.evaluate()["eval_loss"] if data.validation else None
-    examples = data.validation[: run.profile.run.samples]
-    texts = trainer.generate(examples, run.profile.run.sample_tokens) if examples else []
-    predictions = [Prediction(example=e, answer=text) for e, text in zip(examples, texts, strict=True)]
-    scores = plugins.score(run, predictions) if predictions and run.world.is_main else {}
-    return Judgement(loss=loss, scores=scores, answers=tuple(_answer(p, processor) for p in predictions))
+@attrs.frozen(kw_only=True)
+class Judge:
+    """Asks the model, as it is by then, what it makes of the held-out rows.
+
+    With several processes each has its own judge, and all call the same methods in the same order. Scores and
+    pictures are the main one's.
+    """
+
+    plugins: Plugins
+    run: Run
+    trainer: Trainer
+    prepared: Prepared
+
+    def whole(self) -> Judgement:
+        """The loss on all held-out rows, and the answers to the first `run.samples` of them."""
+        loss = self.trainer.evaluate()["eval_loss"] if self.prepared.data.validation else None
+        return self.answered(self.run.profile.run.samples, loss)
+
+    def answered(self, count: int, loss: float | None) -> Judgement:
+        """The answers to the first `count` held-out rows, on all of which the loss is known."""
+        examples = self.prepared.data.validation[:count]
+        texts = self.trainer.generate(examples, self.run.profile.run.sample_tokens) if examples else []
+        predictions = [Prediction(example=e, answer=text) for e, text in zip(examples, texts, strict=True)]
+        if not self.run.world.is_main:
+            return attrs.evolve(NOTHING, loss=loss)
+        scores = self.plugins.score(self.run, predictions) if predictions else {}
+        return Judgement(loss=loss, scores=scores, answers=tuple(map(self._answer, predictions)))
+
+    def _answer(self, prediction: Prediction) -> Answer:
+        example: Example = prediction.example
+        tokenizer = getattr(self.prepared.processor, "tokenizer", self.prepared.processor)
+        return Answer(
+            origin=example.origin,
+            prompt=str(tokenizer.decode(list(example.prompt_ids), skip_special_tokens=True)),
+            expected=example.replies[-1],
+            text=prediction.answer,
+            images=picture_of(self.run.folder, self.prepared, example),
+        )
+
+
+def figures(metrics: Mapping[str, float], scores: Mapping[str, float]) -> dict[str, float]:
+    """Everything that an evaluation measured, by its stable names: `eval_loss`, `eval_perplexity`, `eval_NAME`."""
+    named = {f"eval_{name}": value for name, value in scores.items()}
+    return {**metrics, **perplexity(metrics.get("eval_loss")), **named}
+
+
+def perplexity(loss: float | None) -> dict[str, float]:
+    """`eval_perplexity` of a loss in nats per token; infinite where no number is as large."""
+    if loss is None:
+        return {}
+    try:
+        return {"eval_perplexity": math.exp(loss)}
+    except OverflowError:
+        return {"eval_perplexity": math.inf}
+
+
+def kept(found: Mapping[str, float]) -> dict[str, float]:
+    """The figures that go into `metrics.jsonl`: names with a slash, such as a confusion's, are counts of one moment."""
+    return {name: value for name, value in found.items() if "/" not in name}
+
+
+def told(found: Mapping[str, float]) -> str:
+    """The figures as a line for the user."""
+    names = {"eval_loss": "held-out loss"}
+    return ", ".join(f"{names.get(name, name.removeprefix('eval_'))} {value:.5g}" for name, value in found.items())
 
 
 def remembered(outcome: Outcome) -> Judgement | None:
@@ -49,14 +118,15 @@ def remembered(outcome: Outcome) -> Judgement | None:
     if outcome.loss_before is None:
         return None
     answers = tuple(
-        Answer(origin=s.origin, prompt=s.prompt, expected=s.expected, text=s.before) for s in outcome.samples
+        Answer(origin=s.origin, prompt=s.prompt, expected=s.expected, text=s.before, images=s.images)
+        for s in outcome.samples
     )
     return Judgement(loss=outcome.loss_before, scores=outcome.scores_before, answers=answers)
 
 
-def about(judgement: Judgement, run: Run, data: PreparedData) -> bool:
+def about(judgement: Judgement, run: Run, prepared: Prepared) -> bool:
     """Whether a remembered judgement is about the rows that would be answered now."""
-    rows = data.validation[: run.profile.run.samples]
+    rows = prepared.data.validation[: run.profile.run.samples]
     return [answer.origin for answer in judgement.answers] == [example.origin for example in rows]
 
 
@@ -66,7 +136,7 @@ def outcome(
     """A run, judged before and, once it is trained, after."""
     texts = [answer.text for answer in after.answers] if after else [""] * len(before.answers)
     samples = tuple(
-        Sample(origin=a.origin, prompt=a.prompt, expected=a.expected, before=a.text, after=text)
+        Sample(origin=a.origin, prompt=a.prompt, expected=a.expected, before=a.text, after=text, images=a.images)
         for a, text in zip(before.answers, texts, strict=True)
     )
     return Outcome(
@@ -80,10 +150,3 @@ def outcome(
         samples=samples,
         artifacts=tuple(artifacts),
     )
-
-
-def _answer(prediction: Prediction, processor: Any) -> Answer:
-    example: Example = prediction.example
-    tokenizer = getattr(processor, "tokenizer", processor)
-    prompt = str(tokenizer.decode(list(example.prompt_ids), skip_special_tokens=True))
-    return Answer(origin=example.origin, prompt=prompt, expected=example.replies[-1], text=prediction.answer)

@@ -53,7 +53,7 @@ def cards() -> list[Card]:
 def nvidia_cards() -> list[Card]:
     """Every NVIDIA GPU that `CUDA_VISIBLE_DEVICES` leaves; empty without a driver."""
     rows = _nvidia_rows(FIELDS) or _nvidia_rows(OLD_FIELDS)
-    return [_nvidia_card(row) for row in _visible(rows, os.environ.get("CUDA_VISIBLE_DEVICES"))]
+    return [_nvidia_card(row) for row in visible(rows, os.environ.get("CUDA_VISIBLE_DEVICES"))]
 
 
 def nvidia_memory_gib() -> list[float]:
@@ -94,7 +94,7 @@ def _amd_card(facts: Mapping[str, Any]) -> Card:
     return Card(name=name, memory=None if size is None else size / 2**30)
 
 
-def _visible(rows: Sequence[dict[str, str]], wanted: str | None) -> Sequence[dict[str, str]]:
+def visible(rows: Sequence[dict[str, str]], wanted: str | None) -> Sequence[dict[str, str]]:
     """CUDA's own rule: numbers or the beginnings of UUIDs, and the list ends where one is not there."""
     if wanted is None:
         return rows

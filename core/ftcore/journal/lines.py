@@ -22,9 +22,15 @@ def whole_lines(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], in
             if not raw.endswith(b"\n"):
                 return
             place += len(raw)
-            try:
-                line = json.loads(raw.decode("utf-8", "replace"))
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(line, dict):
+            line = parsed(raw)
+            if line is not None:
                 yield line, place
+
+
+def parsed(raw: bytes) -> dict[str, Any] | None:
+    """The object of one line; None for a line of another kind."""
+    try:
+        line = json.loads(raw.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) else None

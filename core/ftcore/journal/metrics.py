@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ftcore.files import finite, replace_text
-from ftcore.journal.lines import whole_lines
+from ftcore.journal.lines import parsed, whole_lines
 from ftcore.values import Point
 
 Line = dict[str, Any]
@@ -52,6 +52,29 @@ def point_of(line: Line) -> Point | None:
     kept = {name: value for name, value in line.items() if name not in ("step", "time")}
     metrics = {name: math.nan if value is None else float(value) for name, value in kept.items() if _is_number(value)}
     return Point(step=line["step"], time=float(line.get("time") or 0.0), metrics=metrics)
+
+
+def last_figure(path: Path, name: str) -> float:
+    """The value of the last line that has one of that name; 0 without such a line."""
+    found = [line[name] for line in read_metrics(path) if isinstance(line.get(name), int | float)]
+    return float(found[-1]) if found else 0.0
+
+
+def figure_by_step(path: Path, name: str) -> dict[int, float]:
+    """One figure at each step that has it as a number, the last one written of a step.
+
+    Other lines are not even parsed: a long run has millions, and few are of evaluations.
+    """
+    if not path.exists():
+        return {}
+    quoted, found = json.dumps(name).encode(), dict[int, float]()
+    with path.open("rb") as file:
+        for raw in file:
+            line = parsed(raw) if quoted in raw and raw.endswith(b"\n") else None
+            point = point_of(line) if line is not None else None
+            if point is not None and math.isfinite(point.metrics.get(name, math.nan)):
+                found[point.step] = point.metrics[name]
+    return found
 
 
 def cut_metrics(path: Path, step: int) -> int:

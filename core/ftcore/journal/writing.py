@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from ftcore.journal.events import EventsLog
 from ftcore.journal.metrics import MetricsLog, cut_metrics
-from ftcore.values import EventKind
+from ftcore.values import Event, EventKind, Point
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
+
+
+class Listener(Protocol):
+    """Told what was written, once it is."""
+
+    def point(self, point: Point) -> None:
+        """A line of `metrics.jsonl`."""
+
+    def event(self, event: Event) -> None:
+        """A line of `events.jsonl`."""
 
 
 class Journal:
@@ -21,8 +32,9 @@ class Journal:
     `metrics.jsonl` is cut to the step that training begins from; `events.jsonl` is history and never cut.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, listener: Listener | None = None) -> None:
         self.step = 0
+        self._listener = listener
         self._path = folder / METRICS
         self._metrics: MetricsLog | None = None
         self._events = EventsLog(folder / EVENTS)
@@ -50,10 +62,14 @@ class Journal:
         """A line of `metrics.jsonl`."""
         assert self._metrics is not None, "begin comes first"  # noqa: S101
         self._metrics.write(step, metrics)
+        if self._listener is not None:
+            self._listener.point(Point(step=step, time=time.time(), metrics=metrics))
 
     def event(self, kind: EventKind, /, **values: Any) -> None:
         """A line of `events.jsonl`."""
         self._events.write(kind, self.step, **values)
+        if self._listener is not None:
+            self._listener.event(Event(kind=kind, step=self.step, time=time.time(), values=values))
 
     def close(self) -> None:
         """Close the files."""

@@ -99,9 +99,15 @@ def make_plan(profile: Profile, known: Sketch, rows: RowShape | None = None, sai
         budget=budget,
         memory=memory(facts, setting),
         speed=speed(facts, setting, tflops=budget.tflops, steps=steps_of(profile, rows)),
-        storage=storage(facts, setting, save_limit=profile.train.save_limit, exports=sum(known.exports.values())),
+        storage=storage(facts, setting, checkpoints=_kept(profile), exports=sum(known.exports.values())),
         assumed=(*rows.assumed, *_assumed_processes(profile, known)),
     )
+
+
+def _kept(profile: Profile) -> int:
+    """The newest checkpoints, and the best one if evaluations say which it is."""
+    train = profile.train
+    return train.save_limit + (1 if train.eval_steps else 0)
 
 
 def _assumed_processes(profile: Profile, known: Sketch) -> list[str]:

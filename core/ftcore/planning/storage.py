@@ -24,13 +24,13 @@ class Storage:
         return self.checkpoints + self.result + self.exports
 
 
-def storage(facts: ModelFacts, setting: Setting, *, save_limit: int, exports: int) -> Storage:
-    """What the run's folder comes to; `exports` are the bytes that exporters say they write."""
+def storage(facts: ModelFacts, setting: Setting, *, checkpoints: int, exports: int) -> Storage:
+    """What the run's folder comes to; so many checkpoints stay, and `exports` are the bytes that exporters tell of."""
     one = facts.trained * (FLOAT32 + state_bytes(setting.optimizer))
     adapter = facts.trained * FLOAT32
     return Storage(
         checkpoint=one,
-        checkpoints=one * (save_limit + 1),  # the next one is written before the oldest goes
+        checkpoints=one * (checkpoints + 1),  # the next one is written before the oldest goes
         result=adapter if facts.adapter else (facts.base - facts.trained_base) * setting.weight + adapter,
         exports=float(exports),
     )

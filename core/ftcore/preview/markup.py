@@ -23,7 +23,7 @@ def rows(prepared: Prepared, examples: Sequence[Example], most_bytes: int) -> It
     size, marks = 0, marks_of(prepared)
     for number, example in enumerate(examples, start=1):
         pieces = pieces_of(prepared.processor, example, marks, MOST_PIECES)
-        section = _row(example, number, _pictures(prepared, example), _tokens(pieces))
+        section = _row(example, number, _pictures(prepared, example), tokens(pieces))
         size += len(section)
         if number > 1 and size > most_bytes:
             return
@@ -65,7 +65,8 @@ def _figure(picture: Picture) -> str:
     )
 
 
-def _tokens(pieces: Pieces) -> str:
+def tokens(pieces: Pieces) -> str:
+    """The pieces of a row, trained and masked ones told apart by the style of `tokens.css`."""
     left_out = f'<em class="note">{pieces.left_out:,} tokens are left out here</em>' if pieces.left_out else ""
     spans = [*map(_span, pieces.head), left_out, *map(_span, pieces.tail)]
     return f'<pre class="tokens">{"".join(spans)}</pre>\n'

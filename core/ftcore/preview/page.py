@@ -34,8 +34,8 @@ def page(run: Run, prepared: Prepared, count: int) -> Page:
     data = prepared.data
     found, examples = figures(data), data.train[:count]
     shown = list(rows(prepared, examples, MOST_BYTES))
-    style = _asset("page.css")
-    text = Template(_asset("page.html")).substitute(
+    style = asset("tokens.css") + asset("page.css")  # what is printed comes last
+    text = Template(asset("page.html")).substitute(
         policy=POLICY.format(_digest(style)),
         style=style,
         name=label(run.name),
@@ -51,7 +51,8 @@ def page(run: Run, prepared: Prepared, count: int) -> Page:
     return Page(text=text, rows=len(shown))
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file that lies beside this one. Other pages show tokens as this one does, by `tokens.css`."""
     return Path(__file__).with_name(name).read_text("utf-8")
 
 

@@ -39,17 +39,37 @@ def pictures_of(prepared: Prepared, example: Example) -> Pictures:
     pixels = prepared.data.collate([example]).get("pixel_values")
     if pixels is None:
         return Pictures()
-    shape = tuple(pixels.shape)
-    if shape[-3:-2] not in ((1,), (3,)):
-        return Pictures(note=f"its images are a tensor of shape {_times(shape)}, which this page cannot draw")
+    if not _is_drawable(pixels):
+        return Pictures(
+            note=f"its images are a tensor of shape {_times(tuple(pixels.shape))}, which this page cannot draw"
+        )
     if find_spec("PIL") is None:
         return Pictures(note="its images are not shown: install Pillow")
-    images = pixels.reshape(-1, *shape[-3:])
+    images = _flat(pixels)
     count = int(images.shape[0])
     processor = getattr(prepared.processor, "image_processor", None)
     captions = _captions(processor, count)
     shown = [_picture(images[place], captions[place], processor) for place in range(min(count, MOST))]
     return Pictures(shown=shown, note=f"{count - MOST} more images are not shown" if count > MOST else "")
+
+
+def first_png(prepared: Prepared, example: Example) -> bytes | None:
+    """The row's first image as the bytes of a PNG: the whole picture where crops follow it. None if there is none.
+
+    Also None for what cannot be drawn, and without Pillow.
+    """
+    pixels = prepared.data.collate([example]).get("pixel_values")
+    if pixels is None or not _is_drawable(pixels) or find_spec("PIL") is None or not len(_flat(pixels)):
+        return None
+    return _png(_flat(pixels)[0], getattr(prepared.processor, "image_processor", None))
+
+
+def _is_drawable(pixels: Any) -> bool:
+    return tuple(pixels.shape)[-3:-2] in ((1,), (3,))
+
+
+def _flat(pixels: Any) -> Any:
+    return pixels.reshape(-1, *tuple(pixels.shape)[-3:])
 
 
 def _captions(processor: Any, count: int) -> list[str]:
@@ -60,6 +80,12 @@ def _captions(processor: Any, count: int) -> list[str]:
 
 
 def _picture(image: Any, caption: str, processor: Any) -> Picture:
+    height, width = (int(size) for size in image.shape[1:])
+    source = f"data:image/png;base64,{base64.b64encode(_png(image, processor)).decode()}"
+    return Picture(caption=caption, width=width, height=height, source=source)
+
+
+def _png(image: Any, processor: Any) -> bytes:
     from PIL import Image
 
     channels, height, width = (int(size) for size in image.shape)
@@ -67,8 +93,7 @@ def _picture(image: Any, caption: str, processor: Any) -> Picture:
     merged = planes[0] if channels == 1 else Image.merge("RGB", planes)
     file = io.BytesIO()
     merged.save(file, "PNG")
-    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    return Picture(caption=caption, width=width, height=height, source=source)
+    return file.getvalue()
 
 
 def _bytes(image: Any, processor: Any) -> Iterator[bytes]:

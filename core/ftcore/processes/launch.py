@@ -55,7 +55,7 @@ def join(plugins: Plugins, run: Run, loaded: LoadedProfile, display: Steady) -> 
     """Start this machine's share of the workers; the run's folder is made by the first machine, which they ask."""
     display.say(f"joining the run of {run.profile.hardware.rendezvous}")
     with _bench(run, loaded) as here:
-        command = worker_command(here.folder, quiet=display.is_silent)
+        command = worker_command(here.folder, progress=display.mode)
         outcome = launch(plugins, here, display, command, own=False)
     if outcome is None:
         raise RunError(NO_LAUNCHER)
@@ -90,9 +90,9 @@ def _bench(run: Run, loaded: LoadedProfile) -> Iterator[Run]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def worker_command(folder: Path, *, quiet: bool = False, trace: bool = False, probe: bool = False) -> list[str]:
+def worker_command(folder: Path, *, progress: str = "auto", trace: bool = False, probe: bool = False) -> list[str]:
     """The command that does the work of a run whose folder is there."""
-    flags = {"--quiet": quiet, "--trace-hooks": trace, "--probe": probe}
+    flags = {f"--progress={progress}": progress != "auto", "--trace-hooks": trace, "--probe": probe}
     chosen = [flag for flag, wanted in flags.items() if wanted]
     return [sys.executable, "-m", "ftcore.cli", "worker", str(folder), *chosen]
 

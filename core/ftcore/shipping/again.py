@@ -12,7 +12,7 @@ import attrs
 from ftcore.checkpoints import name_of, step_of
 from ftcore.display import Display
 from ftcore.errors import ProfileError
-from ftcore.evaluation.judge import judge
+from ftcore.evaluation.judge import Judge
 from ftcore.files import sync_tree
 from ftcore.manifest import Manifest, read_manifest
 from ftcore.planning.room import export_sizes
@@ -136,12 +136,14 @@ def _require_run(folder: Path) -> None:
 def _as_it_was(model: Reopened, step: int) -> Manifest:
     """The run's manifest at a checkpoint, whose own figures its cards are made from."""
     opened, known = model.opened, model.opened.manifest
-    after = judge(opened.plugins, opened.run, model.trainer, model.prepared.data, model.prepared.processor)
+    after = Judge(plugins=opened.plugins, run=opened.run, trainer=model.trainer, prepared=model.prepared).whole()
     return attrs.evolve(
         known,
         step=step,
         total_steps=step,
         saved_at=step,
+        saved_after=step,
+        best={},
         loss={**known.loss, "after": after.loss},
         scores={**known.scores, "after": dict(after.scores)},
         samples=[],

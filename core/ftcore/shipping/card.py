@@ -19,7 +19,10 @@ from ftcore.values import Artifact, Run, Verdict
 __all__ = ["FILE", "write_card"]
 
 FILE = "README.md"
-LEFT_OUT = {"log_steps", "save_steps", "save_limit", "eval_steps", "micro_batch_size"}
+LEFT_OUT = {
+    *("log_steps", "save_steps", "save_limit", "micro_batch_size", "best_metric", "load_best"),
+    *("eval_steps", "eval_samples", "eval_batch_size"),
+}
 ADAPTER = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora", "modules_to_save", "bias")
 RUN = "run"
 
@@ -180,8 +183,17 @@ def _hyper_parameters(subject: Subject) -> Mapping[str, Any]:
         **{name: value for name, value in (settings.get("run") or {}).items() if name == "seed"},
         **{name: value for name, value in train.items() if name not in left_out},
         **({"steps": subject.manifest.total_steps} if subject.manifest.total_steps else {}),
+        **_best(subject.manifest),
         **{name: _listed(adapter[name]) for name in ADAPTER if adapter.get(name) is not None},
     }
+
+
+def _best(manifest: Manifest) -> Mapping[str, Any]:
+    """Where the run did not end with the weights of its last step."""
+    best = manifest.best
+    if not best or manifest.saved_at in (0, manifest.step) or manifest.saved_at != best.get("step"):
+        return {}
+    return {"step of these weights": f"{best['step']}, the best by {best['metric']}"}
 
 
 def _versions(manifest: Manifest) -> Mapping[str, Any]:

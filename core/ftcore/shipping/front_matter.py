@@ -72,12 +72,12 @@ class Subject:
 
     @property
     def _named_base(self) -> str:
-        return self.manifest.model.get("base", "") or str(_table(self.manifest, "model").get("id", ""))
+        return str(self.manifest.model.get("base", "")) or str(_table(self.manifest, "model").get("id", ""))
 
     @property
     def license(self) -> str:
         """The base model's licence as its card names it; empty if that is unknown."""
-        return self.manifest.model.get("license", "")
+        return str(self.manifest.model.get("license", ""))
 
     @property
     def data_set(self) -> str:

@@ -144,6 +144,11 @@ class Format:
     says that rows may be laid end to end in one sequence. `fingerprint` is a SHA-256 over all that `encode`
     depends on but the rows, the plugin's code and options, and the length policy: the tokenizer, the chat
     template, what was guessed from the first rows. Without one, nothing is kept for the next run.
+
+    The last two let a model be asked what nobody has answered yet. `ask` is `encode` for rows that may lack their
+    reply; `prompt_ids` of its examples count, and nothing else of them. `question` answers the columns of such a row
+    for a text and the paths of images, and raises `RunError` for what the format has no place for. Without them,
+    rows must have a reply, and a text alone cannot be asked.
     """
 
     encode: Callable[[Sequence[Row]], Iterable[Example | Drop]]
@@ -154,6 +159,8 @@ class Format:
     trains: Literal["replies", "everything"] = "replies"
     packable: bool = True
     fingerprint: str = ""
+    ask: Callable[[Sequence[Row]], Iterable[Example | Drop]] | None = None
+    question: Callable[[str, Sequence[str]], Mapping[str, Any]] | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -19,6 +19,7 @@ from ftcore_plugins.gemma_grid.encode import GridEncoder, Pictures
 from ftcore_plugins.gemma_grid.layout import LayoutError
 from ftcore_plugins.gemma_grid.options import Options, layout_of, pan_and_scan_of
 from ftcore_plugins.gemma_grid.prompt import chat_turn, control_tokens
+from ftcore_plugins.gemma_grid.questions import GridQuestions
 
 __all__ = ["make_format"]
 
@@ -34,7 +35,7 @@ def make_format(config: Options, run: Run, rows: Rows, processor: Any) -> Format
     _require_gemma3(processor)
     encoder, pan = _encoder(config, processor), pan_and_scan_of(config)
     _say_cost(encoder, run, rows, processor.image_seq_length)
-    tokenizer = processor.tokenizer
+    tokenizer, questions = processor.tokenizer, GridQuestions(encoder=encoder)
     collator = GridCollator(
         pad=PadRight(pad_id=pad_id_of(tokenizer)),
         pictures=encoder.pictures,
@@ -49,6 +50,8 @@ def make_format(config: Options, run: Run, rows: Rows, processor: Any) -> Format
         end_of_turn=encoder.chat.end_of_turn,
         never_trained=frozenset({tokenizer.image_token_id, tokenizer.boi_token_id, tokenizer.eoi_token_id}),
         packable=False,
+        ask=questions,
+        question=questions.question,
     )
 
 

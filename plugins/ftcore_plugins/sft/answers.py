@@ -1,4 +1,4 @@
-"""Greedy answers to the prompts of examples, in batches with padding on the left. Imports transformers."""
+"""Answers to the prompts of examples, in batches with padding on the left. Imports transformers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ def answer(
     *,
     device: Any = None,
     together: bool = False,
+    temperature: float = 0.0,
 ) -> list[str]:
     """One text for each example, up to its end-of-turn token. The model must be in evaluation mode.
 
-    `device` is where it calculates, if its weights lie elsewhere. If it takes several ranks to run, all of them go on
-    until the last has its answers `together`.
+    At a `temperature` over 0, tokens are drawn from the whole vocabulary, by torch's random numbers. `device` is where
+    it calculates, if its weights lie elsewhere. If it takes several ranks to run, all of them go on until the last has
+    its answers `together`.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     batch = left_padded({name: value for name, value in data.collate(prompts(examples)).items() if name != "labels"})
@@ -35,8 +37,8 @@ def answer(
     batch = {name: value.to(place) if torch.is_tensor(value) else value for name, value in batch.items()}
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
         use_cache=True,
+        **_choosing(temperature),
         eos_token_id=stop_tokens(model, data.end_of_turn),
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else data.end_of_turn,
     )
@@ -44,6 +46,13 @@ def answer(
         rows = model.generate(**batch, synced_gpus=together)
     new = rows[:, batch["input_ids"].shape[1] :].tolist()
     return [str(tokenizer.decode(_until(row, data.end_of_turn), skip_special_tokens=True)) for row in new]
+
+
+def _choosing(temperature: float) -> dict[str, Any]:
+    if not temperature:
+        return {"do_sample": False}
+    # Without the filters that transformers sets unasked: what the model says, at this temperature.
+    return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
 
 
 def prompts(examples: Sequence[Example]) -> list[Example]:

@@ -63,6 +63,7 @@ def _settings(run: Run, rows: int, config: Options) -> dict[str, Any]:
     return {
         "output_dir": str(run.folder),
         "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": train.eval_batch_size or micro,
         "gradient_accumulation_steps": accumulation,
         "max_steps": total_steps(run, rows),
         "learning_rate": train.learning_rate,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -20,7 +20,7 @@ FAILED = "failed"
 """Key of a batch that could not be made, and why."""
 
 GROUPED = 32
-"""Batches of held-out rows that are read at once to be sorted by length."""
+"""Batches of rows that are read at once to be sorted by length."""
 
 
 @attrs.frozen
@@ -63,29 +63,33 @@ def checked(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 @attrs.frozen
-class HeldOut:
-    """Batches of `rows` held-out examples; those of a few batches share them out by length, for less padding."""
+class ByLength:
+    """Batches of `rows` examples, as their places; those of a few batches share them out by length, for less padding.
+
+    `length` says how many tokens of an example the model sees.
+    """
 
     examples: Sequence[Example]
     rows: int
-    collate: Collate
+    length: Callable[[Example], int]
 
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return (self.collate(batch) for batch in self._batches())
-
-    def of(self, ranks: Ranks) -> Iterator[tuple[Mapping[str, Any], bool]]:
-        """The batches of this rank, as many as on any other; False marks one that counts on another rank."""
-        batches = self._batches()
-        while turn := list(islice(batches, ranks.size)):
-            own = ranks.rank < len(turn)
-            yield self.collate(turn[ranks.rank if own else 0]), own
-
-    def _batches(self) -> Iterator[Sequence[Example]]:
+    def __iter__(self) -> Iterator[list[int]]:
         for start in range(0, len(self.examples), GROUPED * self.rows):
             stop = min(start + GROUPED * self.rows, len(self.examples))
-            group = sorted((self.examples[row] for row in range(start, stop)), key=lambda row: -len(row.input_ids))
+            # The longest first: if memory runs out, it does so at once.
+            group = sorted(range(start, stop), key=lambda place: -self.length(self.examples[place]))
             for first in range(0, len(group), self.rows):
                 yield group[first : first + self.rows]
+
+    def of(self, ranks: Ranks) -> Iterator[tuple[list[int], bool]]:
+        """The batches of this rank, as many as on any other; False marks one that counts on another rank.
+
+        A sharded model takes all ranks to run, so none may stop before the others.
+        """
+        batches = iter(self)
+        while turn := list(islice(batches, ranks.size)):
+            own = ranks.rank < len(turn)
+            yield turn[ranks.rank if own else 0], own
 
 
 @attrs.frozen

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from ftcore.api import MASKED
+from ftcore.api import MASKED, RowLoss
 
 
 class LabelledLoss:
@@ -41,6 +41,15 @@ class LabelledLoss:
             logits = model(**others, use_cache=False).logits
         logits = logits[0] if selected else logits[:, :-1][counted]
         return cross_entropy(logits.float(), targets[counted], reduction=reduction)
+
+    def of_rows(self, model: Any, inputs: Mapping[str, Any]) -> list[RowLoss]:
+        """The loss of each row of a batch, summed in float64: the same whichever rows it lies beside, but rounding."""
+        counts = (inputs["labels"][:, 1:] != MASKED).sum(dim=1).tolist()
+        each = self(model, inputs, reduction="none").cpu().double()
+        return [
+            RowLoss(nats=float(part.sum()), tokens=count)
+            for part, count in zip(each.split(counts), counts, strict=True)
+        ]
 
     @contextmanager
     def _only(self, counted: torch.Tensor) -> Iterator[list[bool]]:

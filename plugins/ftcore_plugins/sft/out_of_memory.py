@@ -22,6 +22,8 @@ SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_
 FEWER = "lower train.micro_batch_size; ftcore tune finds the largest that fits"
 SMALLER = "use a smaller train.max_length, train.activation_checkpointing or [plugin.qlora]; ftcore plan ranks them"
 
+SMALLER_BATCH = f"lower train.eval_batch_size; where it is 1, {SMALLER}"
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a device or in the process."""
@@ -31,14 +33,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_told() -> Iterator[None]:
-    """What fails in the block because memory ran out raises `OutOfMemoryError`."""
+def memory_told(fix: str = SMALLER) -> Iterator[None]:
+    """What fails in the block because memory ran out raises `OutOfMemoryError`, with what to do about it."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError(f"out of memory; {SMALLER}") from error
+        raise OutOfMemoryError(f"out of memory; {fix}") from error
 
 
 class SmallerParts:

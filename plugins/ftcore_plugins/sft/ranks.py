@@ -45,15 +45,6 @@ class Ranks:
         if self.size > 1:
             torch.distributed.barrier()
 
-    def mine(self, number: int) -> Iterator[tuple[int, bool]]:
-        """Which of `number` jobs are this rank's, as many on each; False marks one that only fills up.
-
-        A sharded model takes all ranks to run, so none may stop before the others.
-        """
-        for start in range(0, number, self.size):
-            job = start + self.rank
-            yield (job, True) if job < number else (start, False)
-
     def _reduced(self, values: Sequence[float], how: Any) -> list[float]:
         if self.size == 1:
             return [float(value) for value in values]

@@ -18,9 +18,10 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from ftcore.api import MASKED, Control, Decision, PreparedData, RunError, Step, World
+from ftcore.api import MASKED, Control, Decision, Example, PreparedData, RowLoss, RunError, Step, World
 from ftcore_plugins.sft import Options, checkpoint, memory
-from ftcore_plugins.sft.batches import ITEMS, HeldOut, checked, origins_of
+from ftcore_plugins.sft.batches import ITEMS, ByLength, checked, origins_of
+from ftcore_plugins.sft.broken import not_a_number
 from ftcore_plugins.sft.labelled import LabelledLoss
 from ftcore_plugins.sft.layout import LaidOutTrainer
 from ftcore_plugins.sft.order import StepOrder
@@ -61,7 +62,7 @@ class StepwiseTrainer(LaidOutTrainer):
         self.rows = rows.items
         self.train_dataset = rows.items if world.size == 1 else Filled(rows.items)
         self._lengths, self._group_steps = rows.lengths, config.group_steps
-        self.held_out = HeldOut(data.validation, args.per_device_train_batch_size, data.collate)
+        self.held_out, self._collate = data.validation, data.collate
         self.remove_callback(PrinterCallback)
         for parameter in self.model.parameters():
             # Master weights: TRL makes them bfloat16 on a quantized model. ZeRO-3 keeps its own.
@@ -78,6 +79,7 @@ class StepwiseTrainer(LaidOutTrainer):
         self._step_control: Control | None = None
         self._origins: list[str] = []
         self._tokens = 0
+        self._waited = 0.0
         self._reported = 0
         self._began: float | None = None
 
@@ -109,15 +111,19 @@ class StepwiseTrainer(LaidOutTrainer):
 
     def held_out_metrics(self) -> dict[str, float]:
         """`eval_loss` in nats per trained token of the held-out rows; empty without such rows."""
-        total, tokens = 0.0, 0.0
+        own = self.own_losses(self.held_out).values()
+        nats, tokens = self.ranks.sums(math.fsum(loss.nats for loss in own), sum(loss.tokens for loss in own))
+        return {"eval_loss": nats / tokens} if tokens else {}
+
+    def own_losses(self, examples: Sequence[Example]) -> dict[int, RowLoss]:
+        """The loss of each example that falls to this rank, by its place."""
+        found: dict[int, RowLoss] = {}
         with undisturbed(self.model), torch.no_grad(), self.accelerator.autocast():
-            for batch, own in self.held_out.of(self.ranks):
-                loss = self.labelled_loss(self.running_model, self._prepare_inputs(batch)).item()
-                if own:
-                    total += loss
-                    tokens += int((batch["labels"][:, 1:] != MASKED).sum())
-        total, tokens = self.ranks.sums(total, tokens)
-        return {"eval_loss": total / tokens} if tokens else {}
+            for places, own in ByLength(examples, self.args.per_device_eval_batch_size, _tokens).of(self.ranks):
+                batch = self._prepare_inputs(self._collate([examples[place] for place in places]))
+                losses = self.labelled_loss.of_rows(self.running_model, batch)
+                found |= dict(zip(places, losses, strict=True)) if own else {}
+        return found
 
     # Steps
 
@@ -137,9 +143,11 @@ class StepwiseTrainer(LaidOutTrainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """Trainer's; it also starts the step's clock and takes out what only we read."""
+        start = time.perf_counter()
         if self._began is None:
-            self._began = time.perf_counter()
+            self._began, self._waited = start, 0.0
         batches, items = super().get_batch_samples(map(checked, epoch_iterator), num_batches, device)
+        self._waited += time.perf_counter() - start
         step = [batch.pop(ITEMS) for batch in batches]
         self._parts.begin(step)
         self._origins = [origin for items in step for origin in origins_of(items)]
@@ -189,7 +197,8 @@ class StepwiseTrainer(LaidOutTrainer):
         # The scaler of fp16 skips such steps by itself, and expects some.
         broken = not math.isfinite(norm) and self.accelerator.scaler is None
         if broken or not torch.isfinite(self._tr_loss):
-            raise RunError(self._broken_step(norm) if broken else self._broken_loss([(self._tr_loss, self._origins)]))
+            text = self._broken_step(norm) if broken else self._broken_loss([(self._tr_loss, self._origins)])
+            raise not_a_number(text, self.args)
         return norm
 
     def _broken_step(self, norm: float) -> str:
@@ -256,6 +265,12 @@ class StepwiseTrainer(LaidOutTrainer):
             "grad_norm": grad_norm,
             "tokens": tokens,
             "tokens_per_second": tokens / max(seconds, 1e-9),
+            "seconds": seconds,
+            "data_seconds": self._waited,
             "memory": memory.peak(self.args.device),
         }
         return Step(number=number, total=self.args.max_steps, epoch=float(self.state.epoch or 0.0), metrics=metrics)
+
+
+def _tokens(example: Example) -> int:
+    return len(example.input_ids)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers.trainer_utils import align_special_tokens
 
-from ftcore.api import Control, Example, Loaded, PreparedData, Run, RunError
+from ftcore.api import Control, Example, Loaded, PreparedData, RowLoss, Run, RunError
 from ftcore_plugins.common.generation import stop_at
 from ftcore_plugins.common.hub import reads_images
 from ftcore_plugins.common.quiet import no_progress_bars, quiet_logger
 from ftcore_plugins.sft import Options
 from ftcore_plugins.sft.answers import answer
 from ftcore_plugins.sft.arguments import sft_config
+from ftcore_plugins.sft.batches import ByLength
 from ftcore_plugins.sft.kernels import compile_layers
 from ftcore_plugins.sft.loading import read
-from ftcore_plugins.sft.out_of_memory import memory_told
+from ftcore_plugins.sft.out_of_memory import SMALLER_BATCH, memory_told
 from ftcore_plugins.sft.packing import Packed
 from ftcore_plugins.sft.packing_proof import prove_packing
 from ftcore_plugins.sft.randomness import undisturbed
@@ -27,6 +28,8 @@ from ftcore_plugins.sft.rows import training_rows
 from ftcore_plugins.sft.saving import write
 from ftcore_plugins.sft.sharded import gathered_at_once
 from ftcore_plugins.sft.stepwise import StepwiseTrainer
+
+T = TypeVar("T")
 
 
 def make_trainer(run: Run, loaded: Loaded, data: PreparedData, config: Options, args: Mapping[str, Any]) -> SftTrainer:
@@ -78,6 +81,7 @@ class SftTrainer:
         self.inner = inner
         self._loaded = loaded
         self._data = data
+        self._drawn = 0
 
     @property
     def total_steps(self) -> int:
@@ -104,28 +108,44 @@ class SftTrainer:
 
     def evaluate(self) -> Mapping[str, float]:
         """See `ftcore.api.Trainer`; empty without held-out rows."""
-        with memory_told():
+        with memory_told(SMALLER_BATCH):
             return self.inner.held_out_metrics()
 
-    def generate(self, examples: Sequence[Example], max_new_tokens: int) -> Sequence[str]:
-        """See `ftcore.api.Trainer`."""
-        inner, rows = self.inner, self.inner.args.per_device_train_batch_size
-        parts = [examples[start : start + rows] for start in range(0, len(examples), rows)]
-        texts: dict[int, list[str]] = {}
-        with memory_told(), undisturbed(inner.model), inner.accelerator.autocast():
-            for number, own in inner.ranks.mine(len(parts)):
+    def losses(self, examples: Sequence[Example]) -> Sequence[RowLoss]:
+        """See `ftcore.api.Trainer`. Rows are not packed, whatever they are trained in."""
+        with memory_told(SMALLER_BATCH):
+            own = self.inner.own_losses(examples)
+        return self._in_order(own, len(examples))
+
+    def generate(self, examples: Sequence[Example], max_new_tokens: int, temperature: float = 0.0) -> Sequence[str]:
+        """See `ftcore.api.Trainer`. What is drawn follows from the run's seed and how often it was asked before."""
+        inner, texts = self.inner, dict[int, str]()
+        batches = ByLength(examples, inner.args.per_device_eval_batch_size, _prompt_tokens)
+        with memory_told(SMALLER_BATCH), undisturbed(inner.model), inner.accelerator.autocast():
+            if temperature:
+                torch.manual_seed(self._next_seed())
+            for places, own in batches.of(inner.ranks):
                 answers = answer(
                     inner.model,
                     self._loaded.processor,
                     self._data,
-                    parts[number],
+                    [examples[place] for place in places],
                     max_new_tokens,
                     device=inner.args.device,
                     together=inner.is_sharded and inner.ranks.size > 1,
+                    temperature=temperature,
                 )
-                texts |= {number: answers} if own else {}
-        everyones = {number: part for own in inner.ranks.gathered(texts) for number, part in own.items()}
-        return [text for number in range(len(parts)) for text in everyones[number]]
+                texts |= dict(zip(places, answers, strict=True)) if own else {}
+        return self._in_order(texts, len(examples))
+
+    def _in_order(self, own: Mapping[int, T], number: int) -> list[T]:
+        """What the ranks found out, each about its own examples, for all of them."""
+        everyones = {place: found for part in self.inner.ranks.gathered(own) for place, found in part.items()}
+        return [everyones[place] for place in range(number)]
+
+    def _next_seed(self) -> int:
+        self._drawn += 1
+        return self._run.profile.run.seed + self._drawn * self.inner.ranks.size + self.inner.ranks.rank
 
     def load(self, folder: Path) -> None:
         """See `ftcore.api.Trainer`. Raises `RunError` when the weights are not this model's, or no numbers."""
@@ -134,3 +154,7 @@ class SftTrainer:
     def save(self, folder: Path) -> Loaded:
         """See `ftcore.api.Trainer`."""
         return write(folder, self._run, self.inner, self._loaded)
+
+
+def _prompt_tokens(example: Example) -> int:
+    return len(example.prompt_ids)

@@ -24,6 +24,7 @@ from ftcore.api import (
     Artifact,
     Control,
     Decision,
+    Drop,
     Example,
     Format,
     Loaded,
@@ -32,6 +33,7 @@ from ftcore.api import (
     Problem,
     Proof,
     Row,
+    RowLoss,
     Run,
     RunError,
     Step,
@@ -66,6 +68,9 @@ class Characters:
         kept = [token for token in tokens if not (skip_special_tokens and token in (PAD, END))]
         return "".join(chr(token) for token in kept)
 
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [ord(letter) for letter in text]
+
 
 class Tensor:
     """As much of a tensor as the core may use."""
@@ -91,6 +96,19 @@ def example(row: Row) -> Example:
 def encoded(rows: Sequence[Row], train_prompt: bool) -> list[Example]:
     examples = [example(row) for row in rows]
     return [attrs.evolve(each, labels=each.input_ids) for each in examples] if train_prompt else examples
+
+
+def questions(rows: Sequence[Row]) -> list[Example | Drop]:
+    whole = [attrs.evolve(row, values={"reply": "?", **row.values}) for row in rows]
+    return [
+        Drop(origin=row.origin, reason="nothing is asked") if not row.values["prompt"] else example(row) for row in whole
+    ]
+
+
+def question(prompt: str, images: Sequence[str]) -> Mapping[str, str]:
+    if images:
+        raise RunError("--image: there is no place for it")
+    return {"prompt": prompt}
 
 
 def collate(examples: Sequence[Example]) -> Mapping[str, Tensor]:
@@ -148,7 +166,9 @@ class LightFormat:
     def format_dataset(self, processor: Characters) -> Format:
         fault("format_dataset")
         encode = functools.partial(encoded, train_prompt=self.config.train_prompt)
-        return Format(encode=encode, collate=collate, processor=processor, end_of_turn=END)
+        return Format(
+            encode=encode, collate=collate, processor=processor, end_of_turn=END, ask=questions, question=question
+        )
 
 
 class LightModel:
@@ -194,6 +214,11 @@ class LightTrainer:
         return Arithmetic(run, loaded, data, args["shrink"])
 
 
+def both(decision: Decision, more: Decision) -> Decision:
+    """What either of them asks for."""
+    return Decision(checkpoint=decision.checkpoint or more.checkpoint, stop=decision.stop or more.stop)
+
+
 class Arithmetic:
     def __init__(self, run: Run, loaded: Loaded, data: PreparedData, shrink: float) -> None:
         self._run, self._loaded, self._model, self._data, self._shrink = run, loaded, loaded.model, data, shrink
@@ -229,7 +254,7 @@ class Arithmetic:
 
     def _obey(self, control: Control, decision: Decision, state: Mapping[str, Any]) -> bool:
         if decision.evaluate:
-            control.evaluated(state["step"], self.evaluate())
+            decision = both(decision, control.evaluated(state["step"], self.evaluate()))
         if decision.checkpoint:
             with control.checkpoint(state["step"]) as folder:
                 (folder / "state.json").write_text(json.dumps(state), "utf-8")
@@ -241,7 +266,13 @@ class Arithmetic:
     def evaluate(self) -> Mapping[str, float]:
         return {"eval_loss": abs(self._model["weight"])}
 
-    def generate(self, examples: Sequence[Example], max_new_tokens: int) -> Sequence[str]:
+    def losses(self, examples: Sequence[Example]) -> Sequence[RowLoss]:
+        counts = [sum(label != MASKED for label in each.labels) for each in examples]
+        return [RowLoss(nats=abs(self._model["weight"]) * count, tokens=count) for count in counts]
+
+    def generate(self, examples: Sequence[Example], max_new_tokens: int, temperature: float = 0.0) -> Sequence[str]:
+        if temperature:
+            return [f"{temperature:g} {each.origin}"[:max_new_tokens] for each in examples]
         return [f"{self._model['weight']:.3f} to {each.origin}"[:max_new_tokens] for each in examples]
 
     def load(self, folder: Path) -> None:

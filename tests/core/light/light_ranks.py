@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from light_plugins import Arithmetic, fault
+from light_plugins import Arithmetic, both, fault
 
-from ftcore.api import Control, Decision, Loaded, Run, World, hookimpl
+from ftcore.api import Control, Decision, Example, Loaded, Run, World, hookimpl
 
 PLACE = "LIGHT_MEETING"
 
@@ -74,14 +74,9 @@ class Team(Arithmetic):
         self._meeting = Meeting(run.world, "team") if PLACE in os.environ else Collective()
 
     def _obey(self, control: Control, decision: Decision, state: Mapping[str, Any]) -> bool:
-        said = [decision.evaluate, decision.checkpoint, decision.stop]
-        words = [json.loads(word) for word in self._meeting.gather(json.dumps(said))]
-        agreed = Decision(
-            **{
-                name: any(word[place] for word in words)
-                for place, name in enumerate(("evaluate", "checkpoint", "stop"))
-            }
-        )
+        agreed = self._agreed(decision)
+        if agreed.evaluate:
+            agreed = both(agreed, self._agreed(control.evaluated(state["step"], self.evaluate())))
         if not agreed.checkpoint or self._world.is_main:
             return self._main_obeys(control, agreed, state)
         self._meeting.gather("")  # the folder is there
@@ -91,16 +86,24 @@ class Team(Arithmetic):
         self._meeting.gather("")
         return agreed.stop
 
+    def _agreed(self, decision: Decision) -> Decision:
+        said = [decision.evaluate, decision.checkpoint, decision.stop]
+        words = [json.loads(word) for word in self._meeting.gather(json.dumps(said))]
+        names = ("evaluate", "checkpoint", "stop")
+        return Decision(**{name: any(word[place] for word in words) for place, name in enumerate(names)})
+
     def _main_obeys(self, control: Control, decision: Decision, state: Mapping[str, Any]) -> bool:
         if not decision.checkpoint:
-            return super()._obey(control, decision, state)
-        if decision.evaluate:
-            control.evaluated(state["step"], self.evaluate())
+            return decision.stop
         with control.checkpoint(state["step"]) as folder:
             self._meeting.gather("")
             (folder / "state.json").write_text(json.dumps(state), "utf-8")
             self._meeting.gather("")
         return decision.stop
+
+    def generate(self, examples: Sequence[Example], max_new_tokens: int, temperature: float = 0.0) -> Sequence[str]:
+        self._meeting.gather("")  # as a sharded model, it takes all of them to answer
+        return super().generate(examples, max_new_tokens, temperature)
 
     def save(self, folder: Path) -> Loaded:
         return super().save(folder) if self._world.is_main else self._loaded

@@ -67,12 +67,12 @@ def test_what_slows_a_card_down(changes: dict[str, Any], less: float) -> None:
 
 def test_disk() -> None:
     known = facts(rank=4)
-    found = storage(known, setting(), save_limit=2, exports=77)
+    found = storage(known, setting(), checkpoints=2, exports=77)
     assert found.checkpoint == known.trained * 12
     assert found.checkpoints == 3 * found.checkpoint
     assert (found.result, found.exports) == (known.trained * 4, 77)
-    assert storage(known, setting(optimizer="adamw_8bit"), save_limit=2, exports=0).checkpoint < found.checkpoint
-    assert storage(facts(), setting(), save_limit=1, exports=0).result == facts().base * 4
+    assert storage(known, setting(optimizer="adamw_8bit"), checkpoints=2, exports=0).checkpoint < found.checkpoint
+    assert storage(facts(), setting(), checkpoints=1, exports=0).result == facts().base * 4
 
 
 def test_only_the_experts_of_a_token_take_time() -> None:

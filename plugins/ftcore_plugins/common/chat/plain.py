@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -14,7 +14,7 @@ from ftcore_plugins.common.chat.rows import fingerprint, text_of, tokenizer_of
 from ftcore_plugins.common.chat.tokens import Tokens, begins_with_bos, control_tokens, tokens_of
 from ftcore_plugins.common.collate import PadRight, pad_id_of
 
-__all__ = ["PlainRows", "plain_format"]
+__all__ = ["PlainQuestions", "PlainRows", "plain_format"]
 
 
 @attrs.frozen(kw_only=True)
@@ -51,6 +51,21 @@ class PlainRows:
         return Example(input_ids=ids, labels=labels, replies=(text,), origin=row.origin, folder=row.folder)
 
 
+@attrs.frozen(kw_only=True)
+class PlainQuestions:
+    """`Format.ask` of rows with a text: it is gone on with, so its end is left out."""
+
+    rows: PlainRows
+
+    def __call__(self, rows: Sequence[Row]) -> list[Example | Drop]:
+        """One answer for each row. Raises `RowError` for a row without a text."""
+        return [self._open(answer) if isinstance(answer, Example) else answer for answer in self.rows(rows)]
+
+    def _open(self, example: Example) -> Example:
+        ids = list(example.input_ids)[:-1]
+        return attrs.evolve(example, input_ids=ids, labels=[MASKED] * len(ids))
+
+
 def plain_format(processor: Any, column: str) -> Format:
     """The answer of `format_dataset` for rows of plain text. Raises `RunError` without an end-of-text token."""
     tokenizer = tokenizer_of(processor)
@@ -64,6 +79,12 @@ def plain_format(processor: Any, column: str) -> Format:
         before=(tokenizer.bos_token_id,) if begins_with_bos(tokenizer) else (),
         end=tokenizer.eos_token_id,
     )
+
+    def question(prompt: str, images: Sequence[str]) -> Mapping[str, Any]:
+        if images:
+            raise RunError("--image: this run trains texts alone, and has no place for an image; leave it out")
+        return {column: prompt}
+
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     return Format(
         encode=rows,
@@ -72,4 +93,6 @@ def plain_format(processor: Any, column: str) -> Format:
         end_of_turn=rows.end,
         trains="everything",
         fingerprint=fingerprint(rows.tokens, "", special),
+        ask=PlainQuestions(rows=rows),
+        question=question,
     )

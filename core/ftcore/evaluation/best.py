@@ -1,0 +1,57 @@
+"""Which checkpoint is the best, by what the run's evaluations have measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import attrs
+
+from ftcore.errors import Problem, RunError
+from ftcore.journal.metrics import figure_by_step
+from ftcore.plugins import Plugins
+from ftcore.sensible import LOSSES
+from ftcore.structure import nearest
+from ftcore.values import PreparedData, Profile
+
+
+@attrs.frozen(kw_only=True)
+class Best:
+    """The judge among checkpoints. `metrics` is the run's `metrics.jsonl`, so that a resumed run knows as much."""
+
+    metrics: Path
+    metric: str
+
+    def ranked(self, steps: Iterable[int]) -> list[int]:
+        """Those of the steps that were evaluated, the best first; of two that are alike, the earlier one."""
+        values = self.values()
+        sign = 1 if self.metric in LOSSES else -1
+        return sorted((step for step in steps if step in values), key=lambda step: (sign * values[step], step))
+
+    def values(self) -> Mapping[int, float]:
+        """The metric at each step that was evaluated, where it is a number."""
+        return figure_by_step(self.metrics, self.metric)
+
+    def told(self, step: int) -> dict[str, str | int | float]:
+        """A step that was evaluated, in the form of the manifest."""
+        return {"metric": self.metric, "step": step, "value": self.values()[step]}
+
+
+def score_problems(profile: Profile, plugins: Plugins) -> Iterator[Problem]:
+    """What can never be measured since no plugin scores answers."""
+    metric = profile.train.best_metric
+    if metric not in LOSSES and not plugins.implementers("score"):
+        text = f"no plugin scores answers, so there is no {metric}; set it to eval_loss"
+        yield Problem(key="train.best_metric", message=text)
+
+
+def require_rows(profile: Profile, data: PreparedData) -> None:
+    """Raise `RunError` when no row is held out that the best checkpoint could be chosen by."""
+    if profile.train.load_best and not data.validation:
+        raise RunError("train.load_best: no rows are held out to choose by; hold out more, see data.validation")
+
+
+def require_measured(metric: str, found: Mapping[str, float]) -> None:
+    """Raise `RunError` when an evaluation did not measure what the best checkpoint is chosen by."""
+    if metric not in found:
+        raise RunError(f"train.best_metric: an evaluation does not measure {metric!r}{nearest(metric, found)}")

@@ -1,0 +1,144 @@
+"""What the journal says that a tracker has not been given yet, in the order in which it happened."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from ftcore.journal.events import event_of, read_events
+from ftcore.journal.lines import whole_lines
+from ftcore.journal.metrics import point_of
+from ftcore.journal.writing import EVENTS, METRICS
+from ftcore.tracking.cursor import Cursor
+from ftcore.values import Event, EventKind, Point, RunState
+
+T = TypeVar("T")
+
+BATCH = 1000
+"""Points that are given at once, at most."""
+
+LOOKS = 10
+"""How often both files are looked at to find a moment at which neither grows."""
+
+KILLED = "the run was killed"
+
+
+@attrs.frozen(kw_only=True)
+class News:
+    """Points, or one event, and where the cursor is once they are sent."""
+
+    points: tuple[Point, ...] = ()
+    event: Event | None = None
+    after: Cursor
+
+
+@attrs.frozen
+class _Line:
+    """One line of either file, with the byte behind it."""
+
+    what: Point | Event
+    place: int
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """By time, which points have in milliseconds; `started` comes before what its run measures."""
+        if isinstance(self.what, Point):
+            return round(self.what.time, 3), 1
+        return round(self.what.time, 3), 0 if self.what.kind is EventKind.STARTED else 2
+
+
+def news(folder: Path, cursor: Cursor) -> Iterator[News]:
+    """Everything behind `cursor` that is written by now, points of several steps together."""
+    metrics_end, events_end = _ends(folder)
+    events = list(_lines(folder / EVENTS, cursor.events_bytes, events_end, event_of))
+    cursor = _rewound(cursor, events)
+    points = _lines(folder / METRICS, cursor.metrics_bytes, metrics_end, point_of)
+    waiting: list[_Line] = []
+    for line in heapq.merge(events, points, key=lambda line: line.order):
+        if isinstance(line.what, Point):
+            waiting.append(line)
+        if waiting and (isinstance(line.what, Event) or len(waiting) == BATCH):
+            yield (given := _points(cursor, waiting))
+            cursor, waiting = given.after, []
+        if isinstance(line.what, Event):
+            yield (given := _event(cursor, line.what, line.place))
+            cursor = given.after
+    if waiting:
+        yield _points(cursor, waiting)
+
+
+def ending(folder: Path) -> tuple[RunState, str]:
+    """How the run in `folder` has ended, and why; without a word it was killed, and has failed."""
+    state, reason = RunState.FAILED, KILLED
+    for event in read_events(folder / EVENTS):
+        if event.kind is EventKind.ENDED:
+            state, reason = _state_of(event)
+        elif event.kind in (EventKind.STAGE, EventKind.STARTED):  # it goes on
+            state, reason = RunState.FAILED, KILLED
+    return state, reason
+
+
+def left(folder: Path, cursor: Cursor) -> tuple[int, int]:
+    """How many points and events are behind `cursor`."""
+    metrics_end, events_end = _ends(folder)
+    events = list(_lines(folder / EVENTS, cursor.events_bytes, events_end, event_of))
+    points = _lines(folder / METRICS, _rewound(cursor, events).metrics_bytes, metrics_end, point_of)
+    return sum(1 for _ in points), len(events)
+
+
+def _ends(folder: Path) -> tuple[int, int]:
+    """The lengths of both files at one moment: no event is missing that came before a point."""
+    events = _size(folder / EVENTS)
+    for _ in range(LOOKS):
+        metrics, before = _size(folder / METRICS), events
+        events = _size(folder / EVENTS)
+        if events == before:
+            break
+    return metrics, events
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _lines(path: Path, start: int, end: int, value: Callable[[dict[str, Any]], T | None]) -> Iterator[_Line]:
+    if start >= end:
+        return
+    for line, place in whole_lines(path, start):
+        if place > end:
+            return
+        what = value(line)
+        if isinstance(what, Point | Event):
+            yield _Line(what, place)
+
+
+def _rewound(cursor: Cursor, events: Iterable[_Line]) -> Cursor:
+    """A run that went on from a checkpoint has cut its metrics, and written over what may have been sent."""
+    cut = [line.what.values.get("metrics_bytes") for line in events if isinstance(line.what, Event)]
+    places = [place for place in cut if type(place) is int and place >= 0]
+    return attrs.evolve(cursor, metrics_bytes=min([cursor.metrics_bytes, *places]))
+
+
+def _points(cursor: Cursor, lines: list[_Line]) -> News:
+    points = tuple(line.what for line in lines if isinstance(line.what, Point))
+    return News(points=points, after=attrs.evolve(cursor, metrics_bytes=lines[-1].place, sent=points[-1].step))
+
+
+def _event(cursor: Cursor, event: Event, place: int) -> News:
+    begun = event.values.get("from_step") if event.kind is EventKind.STARTED else None
+    sent = min(cursor.sent, begun) if type(begun) is int else cursor.sent
+    return News(event=event, after=attrs.evolve(cursor, events_bytes=place, sent=sent))
+
+
+def _state_of(event: Event) -> tuple[RunState, str]:
+    try:
+        return RunState(event.values["state"]), str(event.values.get("reason") or "")
+    except (KeyError, ValueError):
+        return RunState.FAILED, f"the journal says {event.values.get('state')!r}"

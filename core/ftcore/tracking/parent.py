@@ -1,0 +1,67 @@
+"""Whether the run beside which a tracker's process works still goes on, however it ends."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import select
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ftcore.runs import is_locked
+
+LOOK_SECONDS = 0.5
+
+ORPHAN_SECONDS = 60.0
+"""How long a tracker may go on sending when its run was killed. `ftcore sync` sends what is left."""
+
+
+class Parent:
+    """The process that started this one. It is over once it has said so on standard input, closed it, or died.
+
+    Standard input alone would not do: processes that the run forked, such as those that load its batches, hold its
+    other end, and may outlive it for a while.
+    """
+
+    def __init__(self, folder: Path, process: int, tick: Callable[[], None] = lambda: None) -> None:
+        self._folder = folder
+        self._process = process
+        self._tick = tick
+        self._over = threading.Event()
+        self._stop = threading.Event()
+
+    def watch(self) -> None:
+        """Begin to look."""
+        threading.Thread(target=self._watch, name="ftcore-parent", daemon=True).start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the journal has its last line, or never will have one."""
+        return self._over.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait, but not longer than the run goes on."""
+        self._over.wait(seconds)
+
+    def _watch(self) -> None:
+        orphaned = False
+        while True:
+            if not self._over.is_set():
+                self._listen()
+            else:
+                self._stop.wait(LOOK_SECONDS)
+            if not orphaned and os.getppid() != self._process:
+                orphaned = True
+                faulthandler.dump_traceback_later(ORPHAN_SECONDS, exit=True)
+                self._over.set()
+            if orphaned and is_locked(self._folder):
+                os._exit(0)  # the run goes on in another process, with trackers of its own
+            self._tick()
+
+    def _listen(self) -> None:
+        try:
+            if select.select([0], [], [], LOOK_SECONDS)[0]:
+                self._over.set()
+        except (OSError, ValueError):  # no standard input
+            self._over.set()

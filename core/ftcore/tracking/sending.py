@@ -1,0 +1,109 @@
+"""The work of one tracker's process: follow the journal, send what is new, try again, and close."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+
+from ftcore.tracking.cursor import Cursor, cursor_file, read_cursor, write_cursor
+from ftcore.tracking.following import News, ending, news
+from ftcore.tracking.parent import Parent
+from ftcore.tracking.secrets import sentence
+from ftcore.values import EventKind, Tracker
+
+T = TypeVar("T")
+
+POLL_SECONDS = 1.0
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+
+TRIES = 5
+"""So often in a row one process tries; then a new one is started, since the library may be past helping."""
+
+LAST_TRIES = 3
+"""The same once the run is over, with a second between them."""
+
+SLOW_SECONDS = 30.0
+"""A call without an answer for so long is told of as one that has failed, though it may still succeed."""
+
+
+class GaveUpError(Exception):
+    """This process cannot send; the cursor says why."""
+
+
+class Sender:
+    """Sends what a run in `folder` writes down, from where its cursor is."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._path = cursor_file(folder, name)
+        self._cursor = attrs.evolve(read_cursor(self._path).succeeded(), closed="")
+        self._writing = threading.Lock()
+        self._call: tuple[str, float] | None = None
+
+    def work(self, parent: Parent, make: Callable[[int], Tracker]) -> None:
+        """Send all that is there and comes, until the run is over. Raises `GaveUpError`."""
+        self._write(self._cursor)
+        tracker = self._try(parent, "track", lambda: make(self._cursor.sent))
+        while True:
+            over = parent.is_over  # before the last look: what was written before the end is seen
+            for piece in news(self._folder, self._cursor):
+                self._give(parent, tracker, piece)
+            if over:
+                break
+            parent.wait(POLL_SECONDS)
+        state, reason = ending(self._folder)
+        self._try(parent, "close", lambda: tracker.close(state, reason))
+        self._write(attrs.evolve(self._cursor.succeeded(), closed=str(state)))
+
+    def tick(self) -> None:
+        """Called now and then, from another thread: says so when a call does not answer."""
+        call = self._call
+        if call is not None and time.monotonic() - call[1] > SLOW_SECONDS:
+            self._call = None
+            self._write(attrs.evolve(self._cursor, error=f"{call[0]} has not answered for {SLOW_SECONDS:g} s"))
+
+    def say(self, text: str) -> None:
+        """What the plugin tells the user is told by the run."""
+        self._write(attrs.evolve(self._cursor, said=text))
+
+    def _give(self, parent: Parent, tracker: Tracker, piece: News) -> None:
+        event = piece.event
+        if event is None:
+            self._try(parent, "send", lambda: tracker.send(piece.points))
+        elif event.kind is not EventKind.ENDED:
+            self._try(parent, "tell", lambda: tracker.tell(event))
+        self._write(attrs.evolve(piece.after.succeeded(), said=self._cursor.said))
+
+    def _try(self, parent: Parent, what: str, call: Callable[[], T]) -> T:
+        """What `call` answers, however often it has to be asked."""
+        failures = 0
+        while True:
+            try:
+                self._call = (what, time.monotonic())
+                return call()
+            except BaseException as error:  # also one that calls sys.exit
+                failures += 1
+                self._write(self._cursor.failed(f"{what}: {sentence(error)}"))
+                if failures >= (LAST_TRIES if parent.is_over else TRIES):
+                    raise GaveUpError from error
+            finally:
+                self._call = None
+            _wait(parent, min(FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT))
+
+    def _write(self, cursor: Cursor) -> None:
+        with self._writing, suppress(OSError):  # on a full disk, it is written the next time
+            self._cursor = cursor
+            write_cursor(self._path, cursor)
+
+
+def _wait(parent: Parent, seconds: float) -> None:
+    if parent.is_over:
+        time.sleep(FIRST_WAIT)
+    else:
+        parent.wait(seconds)

@@ -1,0 +1,21 @@
+"""What to do about a step whose loss or gradient is no number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ftcore.api import Notice, RunError
+
+SIGN = "not-a-number"
+PAGE = f"docs/health.md#{SIGN}"
+
+
+def not_a_number(text: str, args: Any) -> RunError:
+    """The error that ends the run, which is a notice as well; `args` are the trainer's arguments."""
+    advice = f"look at these rows, or set train.learning_rate to {args.learning_rate / 10:.1g} or less"
+    if args.fp16:
+        advice = f"{advice}, or train.precision to bf16 or fp32, whose numbers reach further"
+    elif not args.max_grad_norm:
+        advice = f"{advice}, and train.max_grad_norm to 1.0"
+    notice = Notice(sign=SIGN, text=text, advice=advice, page=PAGE)
+    return RunError(f"{text}; {advice} ({PAGE})", notice=notice)
