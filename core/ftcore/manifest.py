@@ -18,6 +18,7 @@ import attrs
 
 from ftcore.errors import RunError
 from ftcore.files import file_digest, write_json
+from ftcore.hardware.machine import this_machine
 from ftcore.plugins import Active
 from ftcore.values import Artifact, Ledger, Outcome, Proof, RunState, Sample, Verdict
 
@@ -226,12 +227,16 @@ def versions() -> dict[str, str]:
 
 
 def _environment() -> dict[str, Any]:
+    found = this_machine()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "executable": sys.executable,
         "cpus": os.cpu_count(),
+        "chip": found.chip,
+        "memory": round(found.memory, 1),  # GiB
+        "gpus": [str(card) for card in found.cards],
         # Losses are bit-equal only where these and the number of threads are.
         "bits": {name: os.environ[name] for name in BITS if name in os.environ},
     }

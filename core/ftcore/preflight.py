@@ -205,6 +205,8 @@ def _active_plugins(
         for name in off
         if name not in installed.fallbacks
     ]
+    both = [name for name in off if name in named]
+    problems += [source.problem(("plugin", name), "run.without switches it off; keep one of them") for name in both]
     on = [name for name in installed.fallbacks if name not in named and name not in off]
     broken: list[PluginError] = []
     for name in [*named, *on]:

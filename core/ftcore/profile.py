@@ -174,13 +174,16 @@ def _copy(value: Any) -> Any:
 
 
 def _switch_off(tables: Table, names: Sequence[str], fallbacks: Collection[str]) -> Iterator[Problem]:
+    if not names:
+        return
     plugins, run = tables.get("plugin", {}), tables.setdefault("run", {})
+    off = run.setdefault("without", []) if isinstance(run, dict) else None
     for name in names:
         named = isinstance(plugins, dict) and name in plugins
         if named:
             del plugins[name]
-        if name in fallbacks and isinstance(run, dict):  # what is of another type is told of when it is structured
-            run["without"] = [*run.get("without", []), name]
+        if name in fallbacks and isinstance(off, list):  # what is no list is told of when it is structured
+            off.append(name)
         elif not named:
             yield Problem(message=f"--without {name}: the profile has no [plugin.{name}]")
 

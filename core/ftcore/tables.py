@@ -166,7 +166,7 @@ class TrainTable:
         False, help="lay short rows end to end up to max_length; such a sequence counts as one row of batch_size"
     )
     activation_checkpointing: bool = option(False, help="compute activations again in the backward pass to save memory")
-    log_steps: int = option(1, at_least=1, help="steps between two lines of metrics.jsonl")
+    log_steps: int = option(1, at_least=1, help="steps between two lines of metrics.jsonl; checkpoints have one, too")
     save_steps: int = option(200, at_least=0, help="steps between two checkpoints; 0 keeps only the last step's")
     save_limit: int = option(2, at_least=1, help="newest checkpoints to keep")
     eval_steps: int = option(0, at_least=0, help="steps between two evaluations on the held-out rows; 0 for none")

@@ -12,6 +12,8 @@ import sys
 import pytest
 
 from ftcore.display import Clock, Plain, Silent, Steady, choose_display, figures, plain
+from ftcore.display.lines import Lines
+from ftcore.display.live import Live
 from ftcore.isolation import Traced
 from ftcore.runlog import RunLog
 from ftcore.summary import print_trace, summary_lines
@@ -111,29 +113,48 @@ def test_silence(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_choice():
-    assert isinstance(choose_display(quiet=True), Silent)
-    assert isinstance(choose_display(quiet=False), Plain), "pytest's standard error is no terminal"
+@pytest.mark.parametrize(
+    ("progress", "kind"), [("auto", Plain), ("plain", Plain), ("live", Live), ("json", Lines), ("quiet", Silent)]
+)
+def test_the_choice(progress, kind):
+    chosen = choose_display(progress=progress)
+    assert type(chosen) is kind, "pytest's standard error is no terminal"
+    assert isinstance(choose_display(quiet=True, progress=progress), Silent)
+    assert Steady(chosen).mode == (progress if progress != "auto" else "plain"), "what workers are told"
+
+
+def test_a_view_with_a_mistake_ends_no_run(caplog):
+    class Broken(Silent):
+        def step(self, step):
+            raise KeyError("loss")
+
+    steady = Steady(Broken())
+    steady.step(step(1))
+    steady.step(step(2))
+    assert [record.getMessage() for record in caplog.records] == ["the display has failed, and shows nothing more"]
+    assert steady.mode == "quiet"
 
 
 LIVE = """
-import time
+import sys
 from ftcore.display import choose_display
 from ftcore.values import Step
-shown = choose_display(quiet=False)
+shown = choose_display()
 print(type(shown).__name__)
 shown.stage(1, 7, "reading rows")
 for number in range(1, 4):
     shown.step(Step(number=number, total=3, epoch=0, metrics={"loss": 1.5 / number}))
     shown.say(f"said [b]{number}[/b]")
+    print("a stray word", file=sys.stderr)
 shown.close()
 shown.say("after the bar")
 """
 
 
-def test_a_terminal_gets_a_bar_and_is_left_in_order():
+def on_a_terminal(term):
+    """What a live view's process writes to standard output, and to a terminal of this kind."""
     leader, follower = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    environment = {**os.environ, "TERM": term, "COLUMNS": "100"}
     process = subprocess.Popen(
         [sys.executable, "-c", LIVE], stderr=follower, stdout=subprocess.PIPE, text=True, env=environment
     )
@@ -148,17 +169,28 @@ def test_a_terminal_gets_a_bar_and_is_left_in_order():
             break
         shown += piece
     os.close(leader)
-    assert process.stdout is not None
-    assert process.stdout.read() == "Live\n"
-    process.stdout.close()
-    assert process.wait(20) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    return out, shown.decode()
+
+
+def test_a_terminal_gets_a_bar_and_is_left_in_order():
+    out, shown = on_a_terminal("xterm-256color")
+    assert out == "Live\n", "standard output is somebody's data, and stays out of it"
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert "[1/7] reading rows" in text
     assert "3/3" in text
     assert "loss 0.5000" in text
     assert "said [b]2[/b]" in text, "what is said is no markup"
+    assert "a stray word" in text
     assert "after the bar" in text
-    assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l"), "the cursor is shown again"
+    assert "\x1b[?25l" not in shown, "a run that is killed cannot bring the cursor back"
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines():
+    out, shown = on_a_terminal("dumb")
+    assert out == "Plain\n"
+    assert "\x1b" not in shown
 
 
 # -- run.log --------------------------------------------------------------------------------------

@@ -135,7 +135,12 @@ def test_metrics_have_one_line_a_step_and_the_evaluations(run):
 
 
 def test_log_steps_thin_out_the_metrics_and_keep_the_last(run):
-    assert steps(run(sets=["train.log_steps=4"]).folder) == [4, 8, 10]
+    assert steps(run(sets=["train.log_steps=4", "train.save_steps=0"]).folder) == [4, 8, 10]
+
+
+def test_the_step_of_a_checkpoint_is_logged(run):
+    """A run that goes on from it finds its sums, such as the tokens so far."""
+    assert steps(run(sets=["train.log_steps=4"]).folder) == [3, 4, 6, 8, 9, 10]
 
 
 def test_without_save_steps_only_the_last_checkpoint_is_written(run):

@@ -87,6 +87,15 @@ def test_of_two_that_are_alike_the_earlier_one_is_the_best(tmp_path):
     assert store.best(pytest.fail).step == 1
 
 
+def test_of_two_equal_scores_the_one_with_less_loss_is_the_best(tmp_path):
+    store = store_with(tmp_path, {1: 0.5, 2: 0.5, 3: 0.5, 4: 0.25}, keep=9, metric="eval_exact")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        for step, loss in {1: 0.9, 2: 0.7, 3: 0.7, 4: 0.1}.items():
+            file.write(json.dumps({"step": step, "eval_exact": 0.25 if step == 4 else 0.5, "eval_loss": loss}) + "\n")
+    commit(store, 1, 2, 3, 4)
+    assert store.best(pytest.fail).step == 2
+
+
 def test_what_is_no_number_is_never_the_best_and_the_last_word_of_a_step_counts(tmp_path):
     store = store_with(tmp_path, {1: None, 2: 0.3, 3: 0.2}, keep=9)
     with (tmp_path / "metrics.jsonl").open("a") as file:

@@ -17,6 +17,7 @@ from ftcore.values import (
     Format,
     Ledger,
     Loaded,
+    Notice,
     Outcome,
     Part,
     PreparedData,
@@ -46,6 +47,7 @@ KINDS = {
     "adapt": Kind.AT_MOST_ONE,
     "training_args": Kind.ALL,
     "make_trainer": Kind.EXACTLY_ONE,
+    "track": Kind.ALL,
     "on_step": Kind.OBSERVERS,
     "on_evaluation": Kind.OBSERVERS,
     "score": Kind.AT_MOST_ONE,
@@ -71,6 +73,7 @@ ARGUMENTS = {
     "adapt": ["run", "loaded"],
     "training_args": ["run"],
     "make_trainer": ["run", "loaded", "data", "args"],
+    "track": ["run", "settings", "sent"],
     "on_step": ["run", "step"],
     "on_evaluation": ["run", "step", "metrics"],
     "score": ["run", "predictions"],
@@ -97,6 +100,7 @@ DATA = PreparedData(
 STEP = Step(number=1, total=2, epoch=0.5, metrics={})
 OUTCOME = Outcome(state=RunState.FINISHED, folder=Path("f"))
 ARTIFACT = Artifact(kind="k", path=Path("p"), proof=Proof(verdict=Verdict.PROVED))
+STOP, NOTICE = StopRequest(reason="enough"), Notice(sign="loss-rising", text="it rises")
 SAVED, EXPORTS = Path("saved"), Path("exports")
 
 
@@ -279,21 +283,62 @@ def test_make_trainer(only):
 
 
 def test_on_step(only):
-    request = StopRequest(reason="enough")
-    plugins, run, calls = only("on_step", request)
-    assert plugins.on_step(run, STEP) is request
+    plugins, run, calls = only("on_step", STOP)
+    assert plugins.on_step(run, STEP) == [STOP]
     assert calls == [{"run": run, "step": STEP}]
 
 
-def test_on_step_takes_nothing_but_a_request_for_one(only):
-    plugins, run, _ = only("on_step", True)
-    assert plugins.on_step(run, STEP) is None
+@pytest.mark.parametrize(
+    ("answer", "told"), [(None, []), (True, []), (NOTICE, [NOTICE]), ((NOTICE, STOP), [NOTICE, STOP]), ([], [])]
+)
+def test_observers_tell_and_ask_for_a_stop_and_nothing_else_is_taken_for_either(only, answer, told):
+    plugins, run, _ = only("on_step", answer)
+    assert plugins.on_step(run, STEP) == told
 
 
 def test_on_evaluation(only):
-    plugins, run, calls = only("on_evaluation", None)
-    plugins.on_evaluation(run, 4, {"eval_loss": 0.5})
+    plugins, run, calls = only("on_evaluation", [NOTICE, STOP])
+    assert plugins.on_evaluation(run, 4, {"eval_loss": 0.5}) == [NOTICE, STOP]
     assert calls == [{"run": run, "step": 4, "metrics": {"eval_loss": 0.5}}]
+
+
+class Sends:
+    """As much of a tracker as is looked at."""
+
+    def send(self, points): ...
+
+
+def test_track(only):
+    tracker = Sends()
+    plugins, run, calls = only("track", tracker)
+    assert plugins.track(run, {"train": {}}, 7) is tracker
+    assert calls == [{"run": run, "settings": {"train": {}}, "sent": 7}]
+
+
+@pytest.mark.parametrize("answer", [None, "soon"])
+def test_a_tracker_is_something_that_sends(only, answer):
+    plugins, run, _ = only("track", answer)
+    with pytest.raises(PluginError, match=f"track: fake must return Tracker, got {type(answer).__name__}"):
+        plugins.track(run, {}, 0)
+
+
+def test_a_tracker_is_asked_alone(desk):
+    for name in ("one", "two"):
+        desk.installation.plugin(
+            name,
+            f"""
+            class Plugin:
+                name = "{name}"
+                def send(self, points): ...
+                @hookimpl
+                def track(self):
+                    return self
+            """,
+        )
+    loaded = desk.load(switch_on=["one", "two"])
+    plugins, _ = build_plugins(loaded.active, report=pytest.fail)
+    assert plugins.implementers("track") == ["one", "two"]
+    assert plugins.alone("two").track(engine.planned(loaded), {}, 0).name == "two"
 
 
 def test_score(only):

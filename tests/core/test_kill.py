@@ -81,7 +81,7 @@ def test_ten_kills_lose_nothing(desk, whole, begin):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     assert run_info(folder).state == "finished"
     left = {path.name for path in folder.rglob(".*")}
-    assert left == {".lock"}, "nothing half-written is left"
+    assert left == {".command.lock", ".lock"}, "nothing half-written is left"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

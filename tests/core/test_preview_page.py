@@ -26,7 +26,7 @@ from ftcore.preview.page import page
 from ftcore.preview.pieces import marks_of, pieces_of
 from ftcore.preview.text import as_json, show
 from ftcore.testing import make_run
-from ftcore.values import MASKED, Drop, Example, Ledger, PreparedData
+from ftcore.values import MASKED, Drop, Example, Format, Ledger, PreparedData, Rows
 
 sys.path.insert(0, str(Path(__file__).with_name("light")))
 from light_plugins import END, Characters, collate
@@ -76,7 +76,15 @@ def prepared(*examples: Example, processor=None, dropped=(), repeated=0) -> Prep
         end_of_turn=END,
         never_trained=frozenset({IMAGE, START_OF_IMAGE}),
     )
-    return Prepared(processor=processor or Named(), data=data, fingerprint="ab" * 32, proved=len(examples))
+    shown = processor or Named()
+    return Prepared(
+        processor=shown,
+        data=data,
+        fingerprint="ab" * 32,
+        proved=len(examples),
+        format=Format(encode=iter, collate=collate, processor=shown, end_of_turn=END),
+        rows=Rows(train=(), validation=(), fingerprint=""),
+    )
 
 
 def written(*examples: Example, count: int = 10, name: str = "test", max_length: int = 2048, **rest) -> str:

@@ -50,6 +50,14 @@ def test_only_the_main_process_tells_the_observers(team):
     assert len(team.events("run_started")) == len(team.events("run_ended")) == 1
 
 
+def test_only_the_main_process_starts_trackers(team):
+    team.append('\n[plugin.light_tracker]\npath = "tracked.jsonl"\n')
+    engine.run(team.load())
+    lines = [json.loads(line) for line in (team.folder / "tracked.jsonl").read_text().splitlines()]
+    assert [line["what"] for line in lines if line["what"] in ("track", "close")] == ["track", "close"]
+    assert lines[-1]["state"] == "finished"
+
+
 def test_rows_that_cannot_be_kept_are_formatted_by_each_process_apart(team):
     folder = engine.run(team.load()).folder
     assert list(folder.glob(".prepared*")) == []

@@ -58,8 +58,33 @@ def test_health_can_be_switched_off_and_tuned(watched):
     off = engine.run(watched.load(switch_off=["health"])).folder
     assert notices(off) == []
     watched.append('\n[plugin.health]\noff = ["learning-rate-zero"]\n')
+    also = engine.run(watched.load(switch_off=["health"])).folder
+    assert notices(also) == [], "a table that is left out does not bring the fallback back"
     tuned = engine.run(watched.load()).folder
     assert "learning-rate-zero" not in [event.values["sign"] for event in notices(tuned)]
+
+
+def test_what_is_off_stays_off_when_the_run_goes_on(watched, monkeypatch):
+    watched.replace('output_dir = "runs"', 'output_dir = "runs"\nwithout = ["health"]')
+    monkeypatch.setenv("LIGHT_FAULT", "step:14=RunError")
+    with pytest.raises(engine.RunError, match="light fault"):
+        engine.run(watched.load())
+    monkeypatch.delenv("LIGHT_FAULT")
+    engine.resume(watched.runs()[0])
+    assert notices(watched.runs()[0]) == []
+
+
+def test_what_is_left_out_must_be_there_and_have_no_table(watched, complaints):
+    watched.replace('output_dir = "runs"', 'output_dir = "runs"\nwithout = ["helth"]')
+    assert complaints(watched.profile) == [
+        "light.toml:4: run.without: no fallback is called helth; did you mean 'health'?"
+    ]
+    watched.replace('["helth"]', '["health"]\n[plugin.health]\nwindow = 20')
+    [told] = complaints(watched.profile)
+    assert told.endswith("plugin.health: run.without switches it off; keep one of them")
+    watched.replace('without = ["health"]', "without = 3")
+    [told] = complaints(watched.profile, switch_off=["health"])
+    assert "run.without: expected a list" in told
 
 
 def test_a_run_that_improves_no_more_is_stopped_and_exports(watched):
@@ -89,4 +114,3 @@ def test_what_is_stopped_early_is_not_trained_on_when_resumed_for_its_exports(wa
     monkeypatch.delenv("LIGHT_FAULT")
     outcome = engine.resume(watched.runs()[0])
     assert outcome.step == 1
-    assert "hours are over, of 1e-09" in outcome.reason

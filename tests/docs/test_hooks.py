@@ -50,7 +50,7 @@ def test_example_names_arguments_of_the_hook(name: str) -> None:
 def _run_order() -> list[str]:
     """The hooks as a run calls them: `score` is first asked before training."""
     names = [name for name in hook_kinds() if name != "score"]
-    return [*names[: names.index("on_step")], "score", *names[names.index("on_step") :]]
+    return [*names[: names.index("track")], "score", *names[names.index("track") :]]
 
 
 def _signature(name: str) -> str:

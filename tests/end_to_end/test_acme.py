@@ -56,7 +56,7 @@ def test_plugins_are_listed_with_their_distribution(venv: CleanVenv, desk: Path)
     ours = {plugin["name"]: plugin for plugin in listed if plugin["distribution"] == "ftcore-acme"}
     assert tuple(sorted(ours)) == PLUGINS
     assert {(plugin["version"], plugin["state"]) for plugin in ours.values()} == {("0.1.0", "ready")}
-    assert ours["acme_csv"]["hooks"] == ["check", "run_started", "on_step", "run_ended"]
+    assert ours["acme_csv"]["hooks"] == ["check", "track"]
 
 
 def test_schema_covers_them(venv: CleanVenv, desk: Path) -> None:

@@ -118,6 +118,8 @@ def train(job: Job, folder: Path) -> dict[str, Any]:
         found["before"] = dict(trainer.evaluate())
     trainer.train(control, Path(job.resume) if job.resume else None)
     tuned = trainer.save(folder / job.name)
+    if world.is_main:
+        found["tuned"] = _loss(tuned.model, tiny)
     found |= {"losses": control.losses, "metrics": [dict(step.metrics) for step in control.steps]}
     found["evaluations"] = [dict(metrics) for _, metrics in control.evaluations]
     if job.judge:
@@ -127,11 +129,9 @@ def train(job: Job, folder: Path) -> dict[str, Any]:
         found["drawn"] = list(trainer.generate(tiny.data.validation, 4, 1.0))
         trainer.load(control.path(job.checkpoint_at))  # as a run does that ends with its best weights
         found["back"] = dict(trainer.evaluate())
-        found["tuned_back"] = trainer.save(folder / f"{job.name}-back")
+        back = trainer.save(folder / f"{job.name}-back")
+        found["tuned_back"] = _loss(back.model, tiny) if world.is_main else None
     if world.is_main:
-        found["tuned"] = _loss(tuned.model, tiny)
-        if job.judge:
-            found["tuned_back"] = _loss(found["tuned_back"].model, tiny)
         (folder / f"{job.name}.json").write_text(json.dumps(found), "utf-8")
     return found
 

@@ -127,8 +127,10 @@ def test_a_sign_can_be_left_out(tmp_path, sign):
 
 def test_every_sign_has_its_section():
     """Also the two that are not health's own."""
-    titles = {line.lstrip("# ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("#")}
-    assert {*map(str, Sign), "not-a-number", "early-stopping"} <= titles
+    titles = [line.lstrip("# ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("#")]
+    anchors = [title.lower().replace(" ", "-") for title in titles]
+    assert {*map(str, Sign), "not-a-number", "early-stopping"} <= set(anchors)
+    assert len(anchors) == len(set(anchors))
 
 
 def test_the_plugin_keeps_to_the_rules():
@@ -143,7 +145,7 @@ def test_a_sign_that_is_none_is_a_problem():
 
 def test_a_sign_that_comes_back_is_told_again(tmp_path):
     def lags(number: int) -> dict[str, float]:
-        return {"data_seconds": 1.0} if 200 < number <= 400 or 700 < number else {}
+        return {"data_seconds": 1.0} if 200 < number <= 400 or number > 700 else {}
 
     heard = play(tmp_path, lags)
     assert [number // 100 for number, _ in heard.notices] == [2, 7]

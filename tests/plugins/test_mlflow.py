@@ -129,10 +129,10 @@ def test_answers_are_tables_with_their_images(watched: Watched, tmp_path: Path) 
         tracker.tell(answered)
     client, run_id = tracker.client, watched.seen().info.run_id
     table = read_json(client, run_id, "answers/step-000020-after.json", tmp_path)
-    assert table["columns"] == ["origin", "prompt", "expected", "answer", "image 1"]
+    assert table["columns"] == ["origin", "image 1", "prompt", "expected", "answer"]
     picture = {"type": "image", "filepath": "samples/one.png", "compressed_filepath": "samples/one.png"}
-    assert table["data"][0] == [*ROW.values(), picture]
-    assert table["data"][1][-1] is None
+    assert table["data"][0] == ["rows.jsonl:7", picture, "which way?", "up", "down"]
+    assert table["data"][1][1] is None
     assert "samples/one.png" in files(client, run_id)
     counted = read_json(client, run_id, "counts/step-000020-after.json", tmp_path)
     assert counted == {"columns": ["class", "target", "predicted"], "data": [["up", 2, 1], ["<b>", 0, 1]]}

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ftcore.api import Problem, Profile, Run
+from ftcore.api import Problem, Profile, Run, RunError
 from ftcore_plugins import mlflow as module
 from ftcore_plugins.common import requirements
 from ftcore_plugins.mlflow import MLflow, Options
 from ftcore_plugins.mlflow.address import find_place
+from ftcore_plugins.mlflow.opening import open_tracker
 
 GOOD = "Basic YW5uYTpzZWNyZXQ="
 """anna:secret"""
@@ -72,8 +73,12 @@ def _settled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "_version", lambda: "3.5.0")
 
 
+def run_in(tmp_path: Path) -> Run:
+    return Run(name="r", folder=tmp_path / "runs/r-1", profile=Profile())
+
+
 def problems(tmp_path: Path, **options: str) -> list[Problem]:
-    return list(MLflow(Options(**options)).check(Run(name="r", folder=tmp_path / "runs/r-1", profile=Profile())))
+    return list(MLflow(Options(**options)).check(run_in(tmp_path)))
 
 
 def only(tmp_path: Path, **options: str) -> Problem:
@@ -140,6 +145,21 @@ def test_the_option_wins_over_the_variable_and_that_over_the_default(
     assert (place.uri, place.shown, place.fault) == ("http://anna:secret@host:5000", "http://host:5000", "")
     assert find_place("sqlite:///all.db", folder).uri == f"sqlite:///{tmp_path}/runs/all.db"
     assert find_place("sqlite:////data/all.db", folder).uri == "sqlite:////data/all.db"
+
+
+def test_a_file_that_cannot_be_a_database_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_text("no database at all, and long enough to be read as one" * 20)
+    (tmp_path / "folder").mkdir()
+    for name, part in (
+        ("notes.txt", "is no database (file is not a database); name another file"),
+        ("folder", "is a folder; name a file in it"),
+        ("notes.txt/x.db", f"cannot be written: {tmp_path}/notes.txt is no folder that this user may write to"),
+    ):
+        problem = only(tmp_path, tracking_uri=f"sqlite:///{tmp_path}/{name}")
+        assert problem.key == "plugin.mlflow.tracking_uri"
+        assert problem.message == f"{tmp_path}/{name} {part}"
+        with pytest.raises(RunError, match=rf"^plugin\.mlflow: {tmp_path}/{name} "):
+            open_tracker(Options(tracking_uri=f"sqlite:///{tmp_path}/{name}"), run_in(tmp_path), {})
 
 
 def test_a_server_is_asked_for_what_only_mlflow_answers(tmp_path: Path, door: Door) -> None:

@@ -56,9 +56,8 @@ def test_a_server_that_goes_and_comes_back_has_every_point_once(server: Server, 
     server.stop()
     begun = time.monotonic()
     for attempt in (lambda: tracker.send(points(6, 9)), lambda: tracker.tell(event("notice", 9, sign="s", text="t"))):
-        with pytest.raises(RunError, match=rf"plugin.mlflow: {server.uri} .*: .*Connection refused") as raised:
+        with pytest.raises(RunError, match=f"^plugin.mlflow: {server.uri} cannot be reached: Connection refused$"):
             attempt()
-        assert len(str(raised.value).splitlines()) == 1
     with pytest.raises(RunError, match="Connection refused"):
         watched.track()
     assert time.monotonic() - begun < 20, "it is tried again by others"

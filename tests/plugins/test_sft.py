@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 
@@ -23,7 +24,13 @@ def test_each_step_is_reported_once_with_floats(tiny: Tiny, tmp_path: Path) -> N
     assert {step.total for step in control.steps} == {3}
     assert [step.epoch for step in control.steps] == pytest.approx([2 / 6, 4 / 6, 1.0])
     for step in control.steps:
-        assert set(step.metrics) == {"loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "memory"}
+        learned, spent = (
+            {"loss", "learning_rate", "grad_norm", "tokens"},
+            {"tokens_per_second", "seconds", "data_seconds"},
+        )
+        assert set(step.metrics) == {*learned, *spent, "memory"}
+        assert 0 < step.metrics["data_seconds"] < step.metrics["seconds"]
+        assert step.metrics["tokens"] / step.metrics["seconds"] == pytest.approx(step.metrics["tokens_per_second"])
         assert all(type(value) is float and math.isfinite(value) for value in step.metrics.values())
     # One epoch: every trained token was counted once.
     counted = sum(label != MASKED for example in tiny.data.train for label in example.labels)
@@ -130,7 +137,11 @@ def test_a_broken_loss_stops_before_the_optimizer(tiny: Tiny, tmp_path: Path) ->
     control = FakeControl(tmp_path / "c", lambda step: weights.append(model.lm_head.weight.clone()) or Decision())
     with pytest.raises(RunError, match=r"step 2: the loss is nan.*rows\.jsonl:\d+, rows\.jsonl") as caught:
         trainer.train(control, None)
-    assert len(set(str(caught.value).partition("rows: ")[2].split(", "))) == 8
+    notice = caught.value.notice
+    assert notice is not None
+    assert len(set(notice.text.partition("rows: ")[2].split(", "))) == 8
+    assert notice.advice == "look at these rows, or set train.learning_rate to 0.001 or less"
+    assert str(caught.value) == f"{notice.text}; {notice.advice} (docs/health.md#not-a-number)"
     assert torch.equal(weights[-1], model.lm_head.weight)
     assert len(control.steps) == 1
     assert not control.folder.exists()
@@ -142,9 +153,23 @@ def test_a_broken_gradient_stops_before_the_optimizer(tiny: Tiny, tmp_path: Path
     weight = trainer.inner.model.lm_head.weight
     weight.register_hook(lambda gradient: gradient * float("inf"))
     before = weight.detach().clone()
-    with pytest.raises(RunError, match=r"step 1: the gradient norm is (inf|nan).*rows.jsonl:"):
+    with pytest.raises(RunError, match=r"step 1: the gradient norm is (inf|nan).*rows.jsonl:") as caught:
         trainer.train(FakeControl(tmp_path / "c"), None)
     assert torch.equal(weight, before)
+    assert ("train.max_grad_norm to 1.0" in str(caught.value)) is (not max_grad_norm)
+
+
+def test_the_wait_for_batches_is_part_of_the_step(tiny: Tiny, tmp_path: Path) -> None:
+    def slow(examples: Any) -> Any:
+        time.sleep(0.05)
+        return tiny.data.collate(examples)
+
+    control = train_tiny(
+        tiny,
+        tmp_path,
+        trainer=tiny.trainer(tiny.run(tmp_path, train=SHORT), data=attrs.evolve(tiny.data, collate=slow)),
+    )
+    assert all(0.05 < step.metrics["data_seconds"] < step.metrics["seconds"] for step in control.steps)
 
 
 def test_a_model_without_trainable_weights_is_refused(tiny: Tiny, tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ftcore.api import OutOfMemoryError, RunError
+from ftcore.api import Decision, OutOfMemoryError, RunError
 from ftcore_plugins.sft.out_of_memory import is_out_of_memory
 from tiny_kit import SHORT, FakeControl, Tiny
 
@@ -112,6 +113,26 @@ def test_dropout_is_drawn_again_as_at_the_start_of_the_step(tiny: Tiny, tmp_path
     assert torch.equal(parts[0], whole[0])
     assert torch.equal(parts[1], whole[0])
     assert not torch.equal(parts[2], whole[0])
+
+
+@pytest.mark.parametrize("look", ["evaluate", "losses", "generate", "while training"])
+def test_an_evaluation_that_does_not_fit_names_its_own_batch(tiny: Tiny, tmp_path: Path, look: str) -> None:
+    trainer = tiny.trainer(tiny.run(tmp_path, train=WHOLE))
+    control = FakeControl(tmp_path / "c", lambda step: Decision(evaluate=True))
+
+    def fail(module: Any, *_: Any) -> None:
+        if not module.training:
+            raise RuntimeError(FULL)
+
+    trainer.inner.model.register_forward_pre_hook(fail)
+    ways: dict[str, Callable[[], Any]] = {
+        "evaluate": trainer.evaluate,
+        "losses": lambda: trainer.losses(tiny.data.train),
+        "generate": lambda: trainer.generate(tiny.data.train, 2),
+        "while training": lambda: trainer.train(control, None),
+    }
+    with pytest.raises(OutOfMemoryError, match=r"^out of memory; lower train.eval_batch_size; where it is 1, "):
+        ways[look]()
 
 
 def test_another_error_is_not_taken_for_it(tiny: Tiny, tmp_path: Path) -> None:

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import struct
-import zlib
-from collections.abc import Sequence
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ftcore.api import Event, EventKind, Point, RunState, Tracker
+from ftcore.api import Event, EventKind, RunState, Tracker
 from ftcore_plugins import tensorboard as module
 from ftcore_plugins.tensorboard import Options, TensorBoard
 from tiny_kit import make_run
+from tracking_kit import ROW, event, png, point, write_journal
 
 pytest.importorskip("tensorboard")
 
 SETTINGS = {"train": {"learning_rate": 0.5, "betas": [0.9, 0.99]}, "data": {"id": "https://me:secret@host/rows"}}
-ROW = {"origin": "rows.jsonl:1", "prompt": "go <b>|left", "expected": "left", "answer": "`right`\nnow"}
-
-
-def point(step: int, **metrics: float) -> Point:
-    return Point(step=step, time=1e9 + step, metrics=metrics or {"loss": 9.0 / step})
-
-
-def event(kind: EventKind, step: int = 0, **values: Any) -> Event:
-    return Event(kind=kind, step=step, time=1e9 + step, values=values)
-
-
-def journal(folder: Path, points: Sequence[Point], events: Sequence[Event] = ()) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [{"step": each.step, "time": each.time, **each.metrics} for each in points]
-    told = [{"event": each.kind, "step": each.step, "time": each.time, **each.values} for each in events]
-    for name, all_of_it in (("metrics", lines), ("events", told)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in all_of_it), "utf-8")
 
 
 def open_tracker(folder: Path, sent: int = 0, config: Options | None = None) -> Tracker:
@@ -51,22 +33,24 @@ def read(folder: Path) -> Any:
 
 
 def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
-    return [(each.step, pytest.approx(each.value)) for each in read(folder / "tensorboard").Scalars(name)]
+    """As both of its readers see them: the one for programs, and the one that its pages are made from."""
+    from tensorboard.util.tensor_util import make_ndarray
+
+    values = [(each.step, float(make_ndarray(each.tensor_proto))) for each in shown(folder).Tensors(name)]
+    assert [(each.step, each.value) for each in read(folder / "tensorboard").Scalars(name)] == values
+    return [(step, pytest.approx(value)) for step, value in values]
+
+
+def shown(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0})
+    found.Reload()
+    return found
 
 
 def text(found: Any, name: str) -> list[str]:
     return [each.tensor_proto.string_val[0].decode() for each in found.Tensors(name)]
-
-
-def png(path: Path, width: int = 3, height: int = 2) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = b"".join(b"\0" + b"\xff\0\0" * width for _ in range(height))
-    pieces = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)))
-    data = b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in (*pieces, (b"IEND", b""))
-    )
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +146,7 @@ def test_hyper_parameters_and_how_the_run_has_ended(whole: Path) -> None:
 def test_a_killed_process_leaves_no_point_twice_and_none_out(tmp_path: Path) -> None:
     points = [point(1), point(2), point(2, eval_loss=1.0), point(3)]
     told = event(EventKind.ANSWERS, 2, when="during", loss=1.0, scores={}, rows=[ROW])
-    journal(tmp_path, points, [event(EventKind.STARTED, from_step=0), told])
+    write_journal(tmp_path, points, [event(EventKind.STARTED, from_step=0), told])
     first = open_tracker(tmp_path)
     first.tell(event(EventKind.STARTED, from_step=0))
     first.send(points)  # and is killed before anybody noted more than step 2
@@ -173,17 +157,17 @@ def test_a_killed_process_leaves_no_point_twice_and_none_out(tmp_path: Path) -> 
     second.close(RunState.FINISHED, "")
     assert scalars(tmp_path, "train/loss") == [(1, 9.0), (2, 4.5), (3, 3.0)]
     assert scalars(tmp_path, "eval/loss") == [(2, 1.0)]
-    assert len(text(read(tmp_path / "tensorboard"), "samples/during")) == 1
+    assert len(text(shown(tmp_path), "samples/during")) == 1
 
 
 def test_a_process_killed_before_the_first_step_loses_no_settings(tmp_path: Path) -> None:
     started = event(EventKind.STARTED, from_step=0)
-    journal(tmp_path, [], [started])
+    write_journal(tmp_path, [], [started])
     open_tracker(tmp_path).tell(started)
     second = open_tracker(tmp_path)
     second.send([point(1)])
     second.close(RunState.FINISHED, "")
-    assert len(text(read(tmp_path / "tensorboard"), "settings")) == 1
+    assert len(text(shown(tmp_path), "settings")) == 1
     assert scalars(tmp_path, "train/loss") == [(1, 9.0)]
 
 
@@ -194,7 +178,7 @@ def test_steps_that_are_taken_again_replace_the_first_ones(tmp_path: Path, anoth
     tracker = open_tracker(tmp_path)
     tracker.send([point(1), point(2), point(3, loss=99.0), point(3, eval_loss=99.0)])
     tracker.tell(answered)
-    journal(tmp_path, [point(1), point(2)])
+    write_journal(tmp_path, [point(1), point(2)])
     if another:
         tracker = open_tracker(tmp_path, sent=3)
     tracker.tell(Event(kind=EventKind.STARTED, step=2, time=2e9, values={"from_step": 2}))
@@ -221,31 +205,31 @@ def test_the_folder_can_be_chosen(tmp_path: Path) -> None:
     assert not (tmp_path / "run/tensorboard").exists()
 
 
-def test_a_full_disk_is_told(tmp_path: Path) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("no /dev/full here")
-    tracker: Any = open_tracker(tmp_path)
-    with full.open("wb", buffering=0) as file:
-        tracker._files._writer._general_file_writer.fs_supports_append = False
-        tracker._files._writer._async_writer._writer._writer = file
-        with pytest.raises(OSError, match="No space left"):
-            tracker.send([point(1)])
+OTHER = """
+import resource, signal, sys
+from pathlib import Path
+from ftcore.api import Point, Profile, Run
+from ftcore_plugins.tensorboard import Options, TensorBoard
+
+run = Run(name="r", folder=Path(sys.argv[1]), profile=Profile())
+tracker = TensorBoard(Options()).track(run, {}, 0)
+tracker.send([Point(step=1, time=1.0, metrics={"loss": 1.0})])
+assert not {"torch", "tensorflow"} & set(sys.modules)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    for step in range(2, 1000):
+        tracker.send([Point(step=step, time=1.0, metrics={"loss": 1.0})])
+except OSError as error:
+    sys.exit(f"told: {error}")
+"""
 
 
-def test_neither_torch_nor_tensorflow_is_needed(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys; from pathlib import Path; from ftcore.api import *;"
-        "from ftcore_plugins.tensorboard import *; f = Path(sys.argv[1]);"
-        "t = TensorBoard(Options()).track(Run(name='r', folder=f, profile=Profile()), {}, 0);"
-        "t.send([Point(step=1, time=1.0, metrics={'loss': 1.0})]);"
-        "sys.exit('torch' in sys.modules or 'tensorflow' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
-    assert scalars(tmp_path, "train/loss") == [(1, 1.0)]
+def test_a_process_without_torch_writes_at_once_and_tells_of_a_full_disk(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OTHER, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "told: [Errno 27] File too large" in done.stderr
+    assert scalars(tmp_path, "train/loss")[:2] == [(1, 1.0), (2, 1.0)]
 
 
 def test_a_missing_package_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """A process that follows a run into Weights & Biases as the engine's does: `python wandb_worker.py FOLDER ORDERS`.
 
-ORDERS is JSON: `options`, `sent`, `pause` (seconds before the end), and `end`: a state, `kill`, or empty to leave
-as it is. It sends the points of the journal after `sent`, tells its events, and prints how it went.
+ORDERS is JSON: `options`, `sent` (the step of the follower's cursor), `wait` (for a line on stdin before the end), and
+`end`: a state, or `kill`. It gives the tracker what the journal has behind `sent`, and says how that went.
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from ftcore.api import EventKind, Profile, Run, RunState, read_events, read_points
+from ftcore.api import EventKind, FtcoreError, Profile, Run, RunState, read_events, read_points
 from ftcore_plugins.wandb import Options, WandB
 
+SETTINGS = {"train": {"learning_rate": 0.5}, "data": {"id": "https://me:canary-of-a-login@host/x"}}
 
-def main(folder: Path, orders: dict[str, object]) -> None:
-    plugin = WandB(Options(**orders.get("options", {})))  # type: ignore[arg-type]
-    sent = int(orders.get("sent", 0))  # type: ignore[call-overload]
+
+def main(folder: Path, orders: dict[str, Any]) -> None:
+    plugin = WandB(Options(**orders.get("options", {})))
+    sent = orders.get("sent", 0)
     run = Run(name=folder.name, folder=folder, profile=Profile())
-    tracker = plugin.track(run, {"train": {"learning_rate": 0.5}, "data": {"id": "https://me:secret@host/x"}}, sent)
+    tracker = tried(lambda: plugin.track(run, SETTINGS, sent))
     for event in read_events(folder / "events.jsonl"):
         if event.step >= sent and event.kind != EventKind.ENDED:
             tracker.tell(event)
@@ -29,14 +33,18 @@ def main(folder: Path, orders: dict[str, object]) -> None:
     tell("sent")
     if orders.get("wait"):
         sys.stdin.readline()
-    if orders.get("end") == "kill":
+    if orders["end"] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    tried(lambda: tracker.close(RunState(orders["end"]), "a reason"))
+    tell("closed")
+
+
+def tried(call: Callable[[], Any]) -> Any:
     started = time.monotonic()
     try:
-        tracker.close(RunState(str(orders["end"])), "a reason")
-        tell("closed")
-    except Exception as error:
-        tell(f"{error} after {time.monotonic() - started:.1f} s")
+        return call()
+    except FtcoreError as error:
+        tell(f"{error} (after {time.monotonic() - started:.0f} s)")
         os._exit(1)
 
 

@@ -87,7 +87,7 @@ def row_settings(parsed: argparse.Namespace) -> tuple[Wanted, Answering]:
     from ftcore.evaluation.measuring import Answering
     from ftcore.evaluation.rowset import Wanted
 
-    for name, least in (("answers", 0), ("max_new_tokens", 1), ("batch_size", 1), ("draws", 100)):
+    for name, least in (("answers", 0), ("max_new_tokens", 1), ("batch_size", 1), ("draws", 100), ("samples", 0)):
         value = getattr(parsed, name)
         if value is not None and value < least:
             raise ProfileError(f"--{name.replace('_', '-')} {value}: write at least {least}")

@@ -66,7 +66,7 @@ def chart(lines: Sequence[Line], width: int, height: int, glyphs: Glyphs) -> lis
         _draw(canvas, line, (first, last), (low, high))
     labels = {0: f"{high:.4g}", height - 1: f"{low:.4g}"} if high > low else {height - 1: f"{low:.4g}"}
     rows = [Text(f"{labels.get(row, ''):>{LABEL}} ", "dim").append_text(canvas.line(row)) for row in range(height)]
-    return [_legend(drawn), *rows, _axis(first, last, columns)]
+    return [_legend(drawn, width), *rows, _axis(first, last, columns)]
 
 
 def _draw(canvas: Canvas, line: Line, steps: tuple[int, int], values: tuple[float, float]) -> None:
@@ -93,10 +93,11 @@ def _placed(value: float, ends: tuple[float, float], count: int) -> int:
     return 0 if high == low else round((value - low) / (high - low) * (count - 1))
 
 
-def _legend(lines: Sequence[Line]) -> Text:
+def _legend(lines: Sequence[Line], width: int) -> Text:
     text = Text(" " * (LABEL + 1), no_wrap=True)
     for line in lines:
         text.append(f"{line.name} {line.points[-1][1]:.4g}  ", line.style)
+    text.truncate(width)
     return text
 
 

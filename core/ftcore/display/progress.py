@@ -70,11 +70,12 @@ class Progress:
         if begun is None and point.time >= self.started and "loss" in point.metrics:
             begun = Mark(point.step, point.time)
         return attrs.evolve(
-            self._with_loss(point),
+            self,
             step=max(self.step, point.step),
             time=max(self.time, point.time),
             begun=begun,
             metrics={**self.metrics, **point.metrics},
+            **self._trend(point),
         )
 
     def after_event(self, event: Event) -> Progress:
@@ -99,13 +100,12 @@ class Progress:
         waited = 0.0 if now is None else max(0.0, now - self.time)
         return max(0.0, pace * (self.total - self.step) - waited)
 
-    def _with_loss(self, point: Point) -> Progress:
+    def _trend(self, point: Point) -> dict[str, Any]:
+        """What the loss of a step that is new changes; one that is no number is in no curve."""
         loss = point.metrics.get("loss", math.nan)
         if not math.isfinite(loss) or point.step <= self.losses.last_step:
-            return self
-        return attrs.evolve(
-            self, losses=self.losses.extended(point.step, loss), recent=(*self.recent[1 - RECENT :], loss)
-        )
+            return {}
+        return {"losses": self.losses.extended(point.step, loss), "recent": (*self.recent[1 - RECENT :], loss)}
 
     def _evaluated(self, point: Point, judged: Mapping[str, float]) -> Progress:
         loss = judged.get("eval_loss", math.nan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class Watched:
         self.holder: Holder | None = None
         self.progress = Progress()
         self._cursor = Cursor()
-        self.look()
+        for _ in self._news():
+            pass
 
     @property
     def is_running(self) -> bool:
@@ -39,16 +41,18 @@ class Watched:
 
     def look(self) -> list[Point | Event]:
         """What was written since the last look, in order; none is missing once the run has ended."""
+        return list(self._news())
+
+    def _news(self) -> Iterator[Point | Event]:
         manifest = read_manifest(self.folder)
         self.state, self.reason = state_of(self.folder, manifest), manifest.reason
         self.holder = holder_of(self.folder) if self.is_running else None
-        found: list[Point | Event] = []
         for each in news(self.folder, self._cursor):
-            found += [*each.points, *([each.event] if each.event else [])]
+            told = each.points if each.event is None else (each.event,)
+            for one in told:
+                self.progress = self.progress.after(one)
+                yield one
             self._cursor = each.after
-        for one in found:
-            self.progress = self.progress.after(one)
-        return found
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, with the names of docs/journal.md."""

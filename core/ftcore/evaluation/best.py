@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -23,10 +24,14 @@ class Best:
     metric: str
 
     def ranked(self, steps: Iterable[int]) -> list[int]:
-        """Those of the steps that were evaluated, the best first; of two that are alike, the earlier one."""
-        values = self.values()
+        """Those of the steps that were evaluated, the best first.
+
+        Of two that are alike, as scores of a few rows often are, the one with less loss; then the earlier one.
+        """
+        values, losses = self.values(), figure_by_step(self.metrics, "eval_loss")
         sign = 1 if self.metric in LOSSES else -1
-        return sorted((step for step in steps if step in values), key=lambda step: (sign * values[step], step))
+        known = (step for step in steps if step in values)
+        return sorted(known, key=lambda step: (sign * values[step], losses.get(step, math.inf), step))
 
     def values(self) -> Mapping[int, float]:
         """The metric at each step that was evaluated, where it is a number."""

@@ -12,15 +12,19 @@ from typing import Any, TextIO
 import attrs
 
 from ftcore.data.keys import made_by
+from ftcore.data.prepare import Prepared
 from ftcore.display import Display
 from ftcore.errors import ProfileError, RunError
 from ftcore.evaluation.asking import Question, asked, file_rows, prompt_row
 from ftcore.evaluation.measuring import Answering, Weights, prompt_text
 from ftcore.files import disk_is_full
 from ftcore.reopening import STAGES, Opened, Reopened, opened, read_rows, reopen
+from ftcore.values import Row
 
 BATCH = 8
 TOKENS = 256
+PROBE = "?"
+"""What stands for a line that is still to come."""
 
 
 @attrs.frozen(kw_only=True)
@@ -137,19 +141,28 @@ def asking_run(
     with opened(folder, sets=sets, allow_changes=allow_changes, display=display) as run:
         held = attrs.evolve(Answering(batch=asking.batch).applied(run), stages=(*STAGES, "answering"))
         place = weights.folder(held)
-        raw = file_rows(held, rows) if rows is not None else ()
+        raw = file_rows(held, rows) if rows is not None else None
         prepared = read_rows(held)
-        maker, _ = made_by(held.plugins, "format_dataset")
-        if rows is None:  # also where lines are to come: they will be asked about the same images
-            text = prompt_row(prepared.format, prompt or "?", images, maker)
-            raw = [text] if prompt is not None else ()
-        questions = list(asked(prepared.format, raw, maker))
-        _tell_left_out(held, questions)
+        questions = _questions(held, prepared, raw, prompt, images)
         model = reopen(held, prepared)
         if place is not None:
             model.put(place)
         held.stage("answering")
         yield Conversing(model, asking), questions
+
+
+def _questions(
+    opened: Opened, prepared: Prepared, raw: Sequence[Row] | None, prompt: str | None, images: Sequence[Path]
+) -> Sequence[Question]:
+    maker, _ = made_by(opened.plugins, "format_dataset")
+    to_come = raw is None and prompt is None
+    if raw is None:  # also where lines are to come: they will be asked about the same images
+        raw = [prompt_row(prepared.format, PROBE if prompt is None else prompt, images, maker)]
+    questions = list(asked(prepared.format, raw, maker))
+    if to_come:
+        return ()
+    _tell_left_out(opened, questions)
+    return questions
 
 
 def _tell_left_out(opened: Opened, questions: Sequence[Question]) -> None:

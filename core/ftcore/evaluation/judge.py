@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from ftcore.data.prepare import Prepared
-from ftcore.evaluation.samples import picture_of
+from ftcore.evaluation.samples import MOST, picture_of
 from ftcore.plugins import Plugins
 from ftcore.values import Artifact, Example, Outcome, Prediction, Run, RunState, Sample, Trainer
 
@@ -72,9 +72,10 @@ class Judge:
         if not self.run.world.is_main:
             return attrs.evolve(NOTHING, loss=loss)
         scores = self.plugins.score(self.run, predictions) if predictions else {}
-        return Judgement(loss=loss, scores=scores, answers=tuple(map(self._answer, predictions)))
+        answers = tuple(self._answer(each, seen=place < MOST) for place, each in enumerate(predictions))
+        return Judgement(loss=loss, scores=scores, answers=answers)
 
-    def _answer(self, prediction: Prediction) -> Answer:
+    def _answer(self, prediction: Prediction, *, seen: bool) -> Answer:
         example: Example = prediction.example
         tokenizer = getattr(self.prepared.processor, "tokenizer", self.prepared.processor)
         return Answer(
@@ -82,7 +83,7 @@ class Judge:
             prompt=str(tokenizer.decode(list(example.prompt_ids), skip_special_tokens=True)),
             expected=example.replies[-1],
             text=prediction.answer,
-            images=picture_of(self.run.folder, self.prepared, example),
+            images=picture_of(self.run.folder, self.prepared, example) if seen else (),
         )
 
 

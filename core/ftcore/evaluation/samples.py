@@ -13,6 +13,8 @@ from ftcore.preview.pictures import first_png
 from ftcore.values import Example
 
 SAMPLES = "samples"
+MOST = 64
+"""Rows whose picture is kept: nobody looks at more, and photographs are large."""
 
 
 def picture_of(folder: Path, prepared: Prepared, example: Example) -> tuple[str, ...]:

@@ -19,11 +19,13 @@ class EventsLog:
     def __init__(self, path: Path) -> None:
         self._file: TextIO = path.open("a", encoding="utf-8", errors="backslashreplace")
 
-    def write(self, kind: EventKind, step: int, /, **values: Any) -> None:
-        """Append one line."""
-        line = {"event": kind, "step": step, "time": time.time(), **finite(values)}
+    def write(self, kind: EventKind, step: int, /, **values: Any) -> float:
+        """Append one line; its time."""
+        when = time.time()
+        line = {"event": kind, "step": step, "time": when, **finite(values)}
         self._file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
         self._file.flush()
+        return when
 
     def close(self) -> None:
         """Close the file."""

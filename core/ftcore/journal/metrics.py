@@ -22,11 +22,13 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self._file: TextIO = path.open("a", encoding="utf-8")
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line. Not-a-number and infinity, which JSON lacks, are written as null."""
-        line = {"step": step, "time": round(time.time(), 3), **finite(metrics)}
+    def write(self, step: int, metrics: Mapping[str, float]) -> float:
+        """Append one line; its time. Not-a-number and infinity, which JSON lacks, are written as null."""
+        when = round(time.time(), 3)
+        line = {"step": step, "time": when, **finite(metrics)}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+        return when
 
     def close(self) -> None:
         """Close the file."""

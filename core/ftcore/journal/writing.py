@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -61,15 +60,15 @@ class Journal:
     def point(self, step: int, metrics: Mapping[str, float]) -> None:
         """A line of `metrics.jsonl`."""
         assert self._metrics is not None, "begin comes first"  # noqa: S101
-        self._metrics.write(step, metrics)
+        when = self._metrics.write(step, metrics)
         if self._listener is not None:
-            self._listener.point(Point(step=step, time=time.time(), metrics=metrics))
+            self._listener.point(Point(step=step, time=when, metrics=metrics))
 
     def event(self, kind: EventKind, /, **values: Any) -> None:
         """A line of `events.jsonl`."""
-        self._events.write(kind, self.step, **values)
+        when = self._events.write(kind, self.step, **values)
         if self._listener is not None:
-            self._listener.event(Event(kind=kind, step=self.step, time=time.time(), values=values))
+            self._listener.event(Event(kind=kind, step=self.step, time=when, values=values))
 
     def close(self) -> None:
         """Close the files."""

@@ -65,7 +65,7 @@ def _figures(records: Sequence[Record], names: Sequence[str]) -> Html:
     lines = [list(_facts(record)) for record in records]
     titles = list(dict.fromkeys(title for line in lines for title, _ in line))
     rows = ([title, *(dict(line).get(title, "") for line in lines)] for title in titles)
-    return table("Figures of each run", ["", *names], rows)
+    return table("Figures of each run", ["figure", *names], rows)
 
 
 def _facts(record: Record) -> Iterator[tuple[str, str]]:

@@ -48,7 +48,6 @@ def as_json(record: Record) -> dict[str, Any]:
         "ended": record.manifest.ended,
         "seconds": seconds_of(record),
         "parameters": dict(parameters(record)),
-        "best": dict(record.manifest.best),
         "curves": {name: summary(curve).as_json() for name, curve in sorted(record.curves.items())},
         "notices": [{"step": event.step, **event.values} for event in record.of(EventKind.NOTICE)],
         "checkpoints": [{"step": event.step, **event.values} for event in record.of(EventKind.CHECKPOINT)],

@@ -118,7 +118,7 @@ def _export(folder: Path, artifact: Mapping[str, Any]) -> list[object]:
 def configuration(record: Record) -> Html:
     """The resolved profile."""
     text = tomli_w.dumps(_without_none(record.manifest.settings))
-    return tag("pre", text, class_="toml", tabindex=0, role="region", aria_label="resolved profile as TOML")
+    return tag("pre", text, class_="toml", tabindex=0, role="group", aria_label="resolved profile as TOML")
 
 
 def _without_none(value: Any) -> Any:

@@ -54,7 +54,7 @@ def table(
     head = (tag("th", name, scope="col", class_=kind) for name, kind in zip(columns, kinds, strict=True))
     body = (_line(row, kinds) for row in rows)
     inner = tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *body))
-    return tag("div", inner, class_="wide", tabindex=0, role="region", aria_label=caption)
+    return tag("div", inner, class_="wide", tabindex=0, role="group", aria_label=caption)
 
 
 def _line(row: Sequence[object], kinds: Sequence[str | None]) -> Html:

@@ -83,7 +83,10 @@ def _frame(chart: Chart, shown: Sequence[Drawn]) -> Html:
     caption = tag("figcaption", heading, _legend(chart.series))
     label = f"{chart.title}: {_said(chart.series, summaries)}"
     plot = tag("div", class_="plot", tabindex=0, role="group", aria_label=label, aria_describedby="chart-help")
-    tables = [_figures(chart, summaries), *(_values(*pair) for pair in zip(chart.series, shown, strict=True))]
+    tables = [
+        _figures(chart, summaries),
+        *(_values(chart.title, *pair) for pair in zip(chart.series, shown, strict=True)),
+    ]
     return tag("figure", caption, plot, folded("figures", *tables), class_="chart", id=f"chart-{chart.key}")
 
 
@@ -127,12 +130,12 @@ def _summary_row(label: str, found: Summary) -> list[str]:
     ]
 
 
-def _values(series: Series, shown: Drawn) -> Html:
+def _values(chart: str, series: Series, shown: Drawn) -> Html:
     """A dozen of its values, evenly over the steps."""
     steps = [str(f"{step:,}") for step, _ in _some(series.curve)]
     values = [number(value) for _, value in _some(series.curve)]
     means = " (drawn from the extremes)" if len(shown.means[0]) else ""
-    title = f"{series.label}{means}: some of its values"
+    title = f"{chart}, {series.label}{means}: some of its values"
     return table(title, ["step", *steps], [["value", *values]], numeric=range(1, len(steps) + 1))
 
 

@@ -62,9 +62,12 @@ class Record:
 
 
 def read_record(folder: Path, manifest: Manifest | None = None) -> Record:
-    """The run in `folder`. Raises `RunError` when it is none, and `OSError` for a journal that cannot be read."""
+    """The run in `folder`. Raises `RunError` when it is none, and `OSError` for a journal that cannot be read.
+
+    `manifest` is given by whoever holds the run: it is no longer running then, whatever it says itself.
+    """
     known = manifest or read_manifest(folder)
-    killed = manifest is None and known.state == RunState.RUNNING and not is_locked(folder)
+    killed = known.state == RunState.RUNNING and (manifest is not None or not is_locked(folder))
     return Record(
         folder=folder,
         manifest=known,

@@ -16,7 +16,8 @@ from ftcore.report.record import Record
 from ftcore.values import EventKind
 
 MOST_ROWS = 24
-MOST_LETTERS = 3_000
+MOST_LETTERS = 2_000
+DURING_LETTERS = 500
 MOST_DURING = 12
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -26,7 +27,7 @@ class Images:
     """PNG files of a run's folder as `data:` URIs, as long as there is room; each is read once."""
 
     folder: Path
-    room: int = 800_000
+    room: int = 600_000
     left_out: int = 0
     _read: dict[str, str] = attrs.field(factory=dict, init=False)
 
@@ -119,9 +120,9 @@ def _sample(place: int, row: Mapping[str, Any], images: Images) -> Html:
     )
 
 
-def _said(title: str, words: object) -> Html:
+def _said(title: str, words: object, most: int = MOST_LETTERS) -> Html:
     whole = "" if words is None else str(words)
-    shown, more = shortened(whole, MOST_LETTERS)
+    shown, more = shortened(whole, most)
     body = tag("pre", shown) if whole.strip() else tag("p", "(nothing)", class_="quiet")
     return tag("div", tag("h4", title), body, tag("p", more, class_="note") if more else "")
 
@@ -131,7 +132,7 @@ def _while_training(told: Sequence[tuple[int, str]]) -> Html:
         return Html("")
     kept = told[-MOST_DURING:]
     title = "answers while training" + (f" (the last {len(kept)} that changed)" if len(kept) < len(told) else "")
-    return folded(title, *(_said(f"from step {step:,}", answer) for step, answer in kept))
+    return folded(title, *(_said(f"from step {step:,}", answer, DURING_LETTERS) for step, answer in kept))
 
 
 def labels(rows: Sequence[LabelledRow]) -> Html:

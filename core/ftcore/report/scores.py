@@ -152,7 +152,7 @@ def _confusion(caption: str, names: Sequence[str], cells: Mapping[tuple[str, str
     )
     body = (tag("tr", tag("th", name, scope="row"), *_row(name, answered, cells)) for name in wanted)
     inner = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", *body), class_="confusion")
-    return tag("div", inner, class_="wide", tabindex=0, role="region", aria_label=caption)
+    return tag("div", inner, class_="wide", tabindex=0, role="group", aria_label=caption)
 
 
 def _row(name: str, answered: Sequence[str], cells: Mapping[tuple[str, str], float]) -> Iterator[Html]:

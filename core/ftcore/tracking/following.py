@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,11 +44,15 @@ class _Line:
     place: int
 
     @property
-    def order(self) -> tuple[float, int]:
-        """By time, which points have in milliseconds; `started` comes before what its run measures."""
+    def moment(self) -> float:
+        """When it was written, in milliseconds, as points have it."""
+        return round(self.what.time, 3)
+
+    def order(self, beginnings: Collection[float]) -> tuple[float, int]:
+        """By time. What happens in the millisecond of a `started` comes before what its run measures, else behind."""
         if isinstance(self.what, Point):
-            return round(self.what.time, 3), 1
-        return round(self.what.time, 3), 0 if self.what.kind is EventKind.STARTED else 2
+            return self.moment, 1
+        return self.moment, 0 if self.moment in beginnings else 2
 
 
 def news(folder: Path, cursor: Cursor) -> Iterator[News]:
@@ -58,7 +62,8 @@ def news(folder: Path, cursor: Cursor) -> Iterator[News]:
     cursor = _rewound(cursor, events)
     points = _lines(folder / METRICS, cursor.metrics_bytes, metrics_end, point_of)
     waiting: list[_Line] = []
-    for line in heapq.merge(events, points, key=lambda line: line.order):
+    begun = {line.moment for line in events if isinstance(line.what, Event) and line.what.kind is EventKind.STARTED}
+    for line in heapq.merge(events, points, key=lambda line: line.order(begun)):
         if isinstance(line.what, Point):
             waiting.append(line)
         if waiting and (isinstance(line.what, Event) or len(waiting) == BATCH):

@@ -6,6 +6,7 @@ import faulthandler
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,6 @@ class Parent:
         self._process = process
         self._tick = tick
         self._over = threading.Event()
-        self._stop = threading.Event()
 
     def watch(self) -> None:
         """Begin to look."""
@@ -47,10 +47,10 @@ class Parent:
     def _watch(self) -> None:
         orphaned = False
         while True:
-            if not self._over.is_set():
-                self._listen()
+            if self._over.is_set():
+                time.sleep(LOOK_SECONDS)
             else:
-                self._stop.wait(LOOK_SECONDS)
+                self._listen()
             if not orphaned and os.getppid() != self._process:
                 orphaned = True
                 faulthandler.dump_traceback_later(ORPHAN_SECONDS, exit=True)

@@ -23,9 +23,10 @@ from ftcore.tracking.parent import Parent
 from ftcore.tracking.sending import GaveUpError, Sender
 from ftcore.values import Run, Tracker
 
-NICENESS = 10
+NICENESS = 15
 LOCK_SECONDS = 120.0
-LEAVE_SECONDS = 10.0
+LEAVE_SECONDS = 3.0
+"""What a library does at the end of its process, such as joining threads, may take so long."""
 
 
 def work(folder: Path, name: str, parent: int, *, sets: Sequence[str] = (), switch_on: Sequence[str] = ()) -> ExitCode:

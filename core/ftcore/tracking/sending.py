@@ -19,7 +19,7 @@ from ftcore.values import EventKind, Tracker
 
 T = TypeVar("T")
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 
 TRIES = 5

@@ -15,7 +15,7 @@ from ftcore_acme.card import Card, prove
 from ftcore_acme.csv_tracker import CsvTracker
 from ftcore_acme.tickets import Tickets
 
-from ftcore.api import Loaded, Outcome, PreparedData, Row, RunError, RunState, Step, Verdict
+from ftcore.api import Event, EventKind, Loaded, Point, PreparedData, Row, RunError, RunState, Verdict
 from ftcore.testing import formatted, heavy_imports, make_config, make_run, plugin_faults, prove_labels
 
 PLUGINS = [point for point in entry_points(group="ftcore.plugins") if point.name.startswith("acme_")]
@@ -83,18 +83,37 @@ def test_tickets_travel_to_other_processes() -> None:
     assert pickle.loads(pickle.dumps(made.encode))(rows) == made.encode(rows)
 
 
+def points(*steps: int) -> list[Point]:
+    return [Point(step=step, time=0.0, metrics={"loss": 1 / step}) for step in steps]
+
+
 def test_tracker_cuts_the_steps_that_a_resumed_run_repeats(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     run.folder.mkdir()
-    for numbers in ((1, 2, 3), (3, 4)):  # killed after step 3, resumed from the checkpoint of step 2
-        tracker = CsvTracker(make_config(CsvTracker.Config, {"columns": ["loss"]}))
-        tracker.run_started(run)
-        for number in numbers:
-            tracker.on_step(run, Step(number=number, total=4, epoch=0.0, metrics={"loss": 1 / number}))
-    tracker.run_ended(run, Outcome(state=RunState.FINISHED, folder=run.folder, step=4))
+    plugin = CsvTracker(make_config(CsvTracker.Config, {"columns": ["loss"]}))
+    first = plugin.track(run, 0)
+    first.send(points(1, 2, 3))  # killed after step 3, resumed from the checkpoint of step 2
+    first.close(RunState.FAILED, "the run was killed")
+    second = plugin.track(run, 3)
+    second.tell(Event(kind=EventKind.STARTED, step=2, time=0.0, values={"from_step": 2}))
+    second.send([*points(3, 4), Point(step=4, time=0.0, metrics={"eval_loss": 0.1})])
+    second.close(RunState.FINISHED, "")
     with (run.folder / "steps.csv").open(newline="") as file:
         assert [line[0] for line in csv.reader(file)] == ["step", "1", "2", "3", "4"]
-    assert (tmp_path / "runs.csv").read_text().splitlines()[1] == "run,finished,4,,"
+    assert (tmp_path / "runs.csv").read_text().splitlines() == ["run,state,step,reason", "run,finished,4,"]
+
+
+def test_tracker_writes_points_once_that_are_given_twice(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    run.folder.mkdir()
+    plugin = CsvTracker(make_config(CsvTracker.Config, {"columns": ["loss"], "index": ""}))
+    tracker = plugin.track(run, 0)
+    tracker.send(points(1, 2))
+    with (run.folder / "steps.csv").open("a") as file:
+        file.write("3,0.3")  # a call that was cut off
+    tracker.send(points(3))
+    plugin.track(run, 2).send(points(3))  # killed before it was noted that 3 is sent
+    assert (run.folder / "steps.csv").read_text().split() == ["step,loss", "1,1.0", "2,0.5", f"3,{1 / 3}"]
 
 
 def test_tracker_refuses_a_path() -> None:

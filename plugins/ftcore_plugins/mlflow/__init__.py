@@ -11,7 +11,7 @@ from attrs import Factory
 
 from ftcore.api import Problem, Run, Tracker, hookimpl, option
 from ftcore_plugins.common.requirements import missing
-from ftcore_plugins.mlflow.address import Place, find_place
+from ftcore_plugins.mlflow.address import Place, file_fault, find_place
 from ftcore_plugins.mlflow.login import Refused, Unreachable, ask_server
 
 KEY = "plugin.mlflow"
@@ -76,6 +76,9 @@ class MLflow:
             yield Problem(key=f"{KEY}.tracking_uri", message=place.fault)
         elif place.is_database:
             yield from missing("mlflow", "mlflow", "sqlalchemy", "alembic")
+            fault = file_fault(place.file) if place.file else ""
+            if fault:
+                yield Problem(key=f"{KEY}.tracking_uri", message=fault)
         elif place.is_server:
             yield from _server_problems(place)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import attrs
 
-__all__ = ["OPTION", "VARIABLE", "Place", "find_place"]
+__all__ = ["OPTION", "VARIABLE", "Place", "file_fault", "find_place"]
 
 OPTION, VARIABLE = "plugin.mlflow.tracking_uri", "MLFLOW_TRACKING_URI"
 DEFAULT = "mlflow.db"
@@ -55,6 +57,25 @@ def find_place(option: str, folder: Path) -> Place:
         return _place(option, OPTION, runs)
     named = os.environ.get(VARIABLE, "").strip()
     return _place(named, VARIABLE, runs) if named else _place(f"{SQLITE}{DEFAULT}", "the default", runs)
+
+
+def file_fault(file: Path) -> str:
+    """Why MLflow could not open a SQLite file, empty if it can: it would try for two minutes to find that out."""
+    above = next(path for path in file.parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        return f"{file} cannot be written: {above} is no folder that this user may write to"
+    if file.is_dir():
+        return f"{file} is a folder; name a file in it"
+    if not file.exists():
+        return ""
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=1)) as database:
+            database.execute("PRAGMA schema_version")
+    except sqlite3.OperationalError as error:
+        return "" if "locked" in str(error) else f"{file} cannot be opened ({error})"
+    except sqlite3.DatabaseError as error:
+        return f"{file} is no database ({error}); name another file"
+    return ""
 
 
 def _place(uri: str, source: str, runs: Path) -> Place:

@@ -11,7 +11,7 @@ from ftcore_plugins.mlflow.address import Place
 
 __all__ = ["mlflow_errors"]
 
-REASON = re.compile(r"(?:Caused by|: )\s*\w*\('?(?:<[^>]*>: )?(.*?)'?\)+$")
+REASON = re.compile(r"\[Errno [^]]*\] ([^\"')]+)|(too many \d+ error responses|timed? ?out)", re.IGNORECASE)
 CODES = {
     "UNAUTHENTICATED": "does not know the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
     "or MLFLOW_TRACKING_TOKEN",
@@ -30,12 +30,23 @@ def mlflow_errors(place: Place) -> Iterator[None]:
         raise
     except MlflowException as error:
         told = CODES.get(getattr(error, "error_code", ""))
-        raise RunError(f"plugin.mlflow: {place.shown} {told or f'answers: {_short(error)}'}") from error
-    except OSError as error:  # also of requests
+        how = "cannot be reached" if isinstance(error.__context__, OSError) else "answers"
+        raise RunError(f"plugin.mlflow: {place.shown} {told or f'{how}: {_short(error)}'}") from error
+    except ImportError as error:
+        raise RunError(f"plugin.mlflow: {place.shown} needs a package of its own: {_short(error)}") from error
+    except (OSError, *_of_databases()) as error:  # the first also of requests
         raise RunError(f"plugin.mlflow: {place.shown} cannot be reached: {_short(error)}") from error
+
+
+def _of_databases() -> tuple[type[Exception], ...]:
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:  # with a server, there is no need of it
+        return ()
+    return (SQLAlchemyError,)
 
 
 def _short(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0] or type(error).__name__
     found = REASON.search(text)
-    return (found[1] if found and found[1] else text)[:200]
+    return (found[1] or found[2] if found else text)[:200].rstrip(": ")

@@ -15,7 +15,7 @@ import attrs
 
 from ftcore.api import Run, RunError, Tracker
 from ftcore_plugins.common.tracking import flat, machine
-from ftcore_plugins.mlflow.address import Place, find_place
+from ftcore_plugins.mlflow.address import Place, file_fault, find_place
 from ftcore_plugins.mlflow.faults import mlflow_errors
 from ftcore_plugins.mlflow.files import Files
 from ftcore_plugins.mlflow.names import TAG_LENGTH, clean, texts
@@ -32,8 +32,9 @@ QUIET = ("alembic", "mlflow.store.db.utils")
 def open_tracker(config: Any, run: Run, settings: Mapping[str, Any]) -> Tracker:
     """Raises `RunError` when there is no MLflow at the address, or it does not take the run."""
     place = find_place(config.tracking_uri, run.folder)
-    if place.fault:
-        raise RunError(f"plugin.mlflow: {place.fault}")
+    fault = place.fault or (file_fault(place.file) if place.file else "")
+    if fault:
+        raise RunError(f"plugin.mlflow: {fault}")
     with mlflow_errors(place):
         client = _client(place)
         remembered, found, adopted = _opened(client, config, run, place)

@@ -11,7 +11,7 @@ from ftcore_plugins.common.tracking import Answered
 
 __all__ = ["answers_table", "counts_picture", "counts_table"]
 
-COLUMNS = ("origin", "prompt", "expected", "answer")
+TEXTS = ("prompt", "expected", "answer")
 WIDTH, HEIGHT, LABELS, BAR, GAP = 48, 160, 90, 18, 4
 COLOURS = {"target": "#4c78a8", "predicted": "#f58518"}
 
@@ -19,11 +19,11 @@ COLOURS = {"target": "#4c78a8", "predicted": "#f58518"}
 def answers_table(rows: Sequence[Answered], folder: Path) -> dict[str, Any]:
     """In the form of `mlflow.log_table`; images are cells that name a file of the MLflow run."""
     most = max((len(row.images) for row in rows), default=0)
-    columns = [*COLUMNS, *(f"image {n}" for n in range(1, most + 1))]
+    columns = ["origin", *(f"image {n}" for n in range(1, most + 1)), *TEXTS]
     data = []
     for row in rows:
         cells = [_cell(path, folder) for path in row.images]
-        data.append([getattr(row, name) for name in COLUMNS] + cells + [None] * (most - len(cells)))
+        data.append([row.origin, *cells, *[None] * (most - len(cells)), *(getattr(row, name) for name in TEXTS)])
     return {"columns": columns, "data": data}
 
 

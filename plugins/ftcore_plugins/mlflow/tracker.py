@@ -152,7 +152,7 @@ class RunTracker:
     def _exported(self, event: Event) -> None:
         self.notes.tags(artifact_facts(event, self.run.folder))
         name = Path(str(event.values.get("path", ""))).name
-        self.files.json(f"exports/{clean(str(event.values.get('kind', 'unknown')))}-{name}.json", event.values)
+        self.files.json(clean(f"exports/{event.values.get('kind', 'unknown')}-{name}.json"), event.values)
 
 
 def _ended(folder: Path) -> int:

@@ -17,5 +17,15 @@ def not_a_number(text: str, args: Any) -> RunError:
         advice = f"{advice}, or train.precision to bf16 or fp32, whose numbers reach further"
     elif not args.max_grad_norm:
         advice = f"{advice}, and train.max_grad_norm to 1.0"
+    return _told(text, advice)
+
+
+def broken_weight(name: str) -> RunError:
+    """The error for an update that has spoilt a weight before loss and gradient show it."""
+    text = f"the update made {name} infinite or not a number"
+    return _told(text, "lower train.learning_rate, and resume with --allow-changes")
+
+
+def _told(text: str, advice: str) -> RunError:
     notice = Notice(sign=SIGN, text=text, advice=advice, page=PAGE)
     return RunError(f"{text}; {advice} ({PAGE})", notice=notice)

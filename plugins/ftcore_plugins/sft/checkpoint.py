@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from ftcore.api import RunError
 from ftcore_plugins.sft import randomness
+from ftcore_plugins.sft.broken import broken_weight
 
 WEIGHTS = "weights.safetensors"
 TRAINER_STATE = "trainer_state.json"
@@ -58,7 +59,7 @@ def _require_finite(weights: Mapping[str, torch.Tensor]) -> None:
     """The last update may have broken what loss and gradient did not show yet; such a state is a dead end."""
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
-            raise RunError(f"the update made {name} infinite or not a number; lower train.learning_rate and resume")
+            raise broken_weight(name)
 
 
 def require_complete(folder: Path, *, scaler: bool) -> None:

@@ -25,7 +25,7 @@ from ftcore_plugins.sft.broken import not_a_number
 from ftcore_plugins.sft.labelled import LabelledLoss
 from ftcore_plugins.sft.layout import LaidOutTrainer
 from ftcore_plugins.sft.order import StepOrder
-from ftcore_plugins.sft.out_of_memory import SmallerParts
+from ftcore_plugins.sft.out_of_memory import SMALLER_BATCH, SmallerParts, memory_told
 from ftcore_plugins.sft.randomness import undisturbed
 from ftcore_plugins.sft.ranks import Filled, RankOrder
 from ftcore_plugins.sft.rows import TrainingRows
@@ -118,7 +118,7 @@ class StepwiseTrainer(LaidOutTrainer):
     def own_losses(self, examples: Sequence[Example]) -> dict[int, RowLoss]:
         """The loss of each example that falls to this rank, by its place."""
         found: dict[int, RowLoss] = {}
-        with undisturbed(self.model), torch.no_grad(), self.accelerator.autocast():
+        with memory_told(SMALLER_BATCH), undisturbed(self.model), torch.no_grad(), self.accelerator.autocast():
             for places, own in ByLength(examples, self.args.per_device_eval_batch_size, _tokens).of(self.ranks):
                 batch = self._prepare_inputs(self._collate([examples[place] for place in places]))
                 losses = self.labelled_loss.of_rows(self.running_model, batch)

@@ -108,14 +108,11 @@ class SftTrainer:
 
     def evaluate(self) -> Mapping[str, float]:
         """See `ftcore.api.Trainer`; empty without held-out rows."""
-        with memory_told(SMALLER_BATCH):
-            return self.inner.held_out_metrics()
+        return self.inner.held_out_metrics()
 
     def losses(self, examples: Sequence[Example]) -> Sequence[RowLoss]:
         """See `ftcore.api.Trainer`. Rows are not packed, whatever they are trained in."""
-        with memory_told(SMALLER_BATCH):
-            own = self.inner.own_losses(examples)
-        return self._in_order(own, len(examples))
+        return self._in_order(self.inner.own_losses(examples), len(examples))
 
     def generate(self, examples: Sequence[Example], max_new_tokens: int, temperature: float = 0.0) -> Sequence[str]:
         """See `ftcore.api.Trainer`. What is drawn follows from the run's seed and how often it was asked before."""

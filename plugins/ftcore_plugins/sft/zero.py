@@ -40,6 +40,7 @@ class ZeroShards:
         """See `sharded.Shards`."""
         model = self._trainer.model
         parameters, buffers = dict(model.named_parameters(remove_duplicate=False)), dict(model.named_buffers())
+        self._settle()
         wholes: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
         found = {}
         for name in names:
@@ -66,6 +67,7 @@ class ZeroShards:
         """See `sharded.Shards`."""
         model = self._trainer.model
         parameters, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+        self._settle()
         for name, value in weights.items():
             if name in buffers:
                 buffers[name].copy_(value)
@@ -73,6 +75,11 @@ class ZeroShards:
             self._put_master(parameters[name], value)
             with GatheredParameters([parameters[name]], modifier_rank=0), torch.no_grad():
                 parameters[name].copy_(value)
+
+    def _settle(self) -> None:
+        """Stage 3 fetches ahead: what an evaluation has left on its way must have come, and gone again."""
+        if self._stage3:
+            self._zero.empty_partition_cache()
 
     def _put_master(self, parameter: Any, value: torch.Tensor) -> None:
         if self._stage3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,10 +28,12 @@ __all__ = ["open_tracker"]
 
 def open_tracker(folder: Path, run: Run, settings: Mapping[str, Any], sent: int) -> TensorBoardTracker:
     """Go on with the files there: what was shown from the step `sent` on may be torn, and is shown anew."""
-    earlier = any(folder.glob("events.out.tfevents.*"))
+    logging.getLogger("ftcore.plugins.tensorboard").info("tensorboard --logdir %s shows the run", folder)
+    earlier = {path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")}
+    if str(int(time.time())) in earlier:
+        time.sleep(1.0)  # files are read in the order of their names, which tell the second
     tracker = TensorBoardTracker(Files(folder), run, settings)
-    if earlier:
-        tracker.show_again(sent)
+    tracker.show_again(sent) if earlier else tracker.begin()
     return tracker
 
 
@@ -43,6 +46,10 @@ class TensorBoardTracker:
         self._shown: set[tuple[int, str, float]] = set()
         self._images: dict[Path, int] = {}
         self._step = 0
+
+    def begin(self) -> None:
+        """Only a start that is not the first hides what was before it."""
+        self._files.purge(0, time.time())
 
     def show_again(self, sent: int) -> None:
         """Hide what earlier files hold from the step `sent` on, and take it from the journal, up to that step.
@@ -68,7 +75,7 @@ class TensorBoardTracker:
         """Facts become text and hyper-parameters, answers text with their images, and what is wrong text."""
         if event.kind == EventKind.STARTED:
             self._begin(event)
-        elif self._is_new(event.step, event.kind, event.time):
+        elif self._is_new(event.step, f"{event.kind} {event.values.get('when', '')}", event.time):
             self._show(event)
         self._files.flush()
 

@@ -10,7 +10,7 @@ from typing import Any
 from ftcore.api import Event
 from ftcore_plugins.common.tracking import answers
 
-__all__ = ["histograms", "log_artifact", "samples"]
+__all__ = ["histograms", "log_artifact", "pictures", "samples"]
 
 COLUMNS = ("origin", "prompt", "expected", "answer")
 MOST = 512
@@ -42,6 +42,17 @@ def samples(event: Event, folder: Path) -> Any:
         texts = [getattr(row, name) for name in COLUMNS]
         table.add_data(event.step, *texts, *shown, *[None] * (most - len(shown)))
     return table
+
+
+def pictures(event: Event, folder: Path) -> list[Any]:
+    """The images of the answered rows, each with what was expected and answered."""
+    import wandb
+
+    return [
+        wandb.Image(str(path), caption=f"{row.origin}: expected {row.expected}, answered {row.answer}")
+        for row in answers(event, folder)
+        for path in row.images
+    ]
 
 
 def log_artifact(board: Any, event: Event, facts: Mapping[str, Any]) -> None:

@@ -7,20 +7,22 @@ already is known from the numbers: the server's when it is online, else those in
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcore.api import Event, EventKind, Point, Run, RunError, RunState, read_events, read_points
 from ftcore_plugins.common.tracking import artifact_facts, counts, flat, grouped, judged, machine, model_facts
 from ftcore_plugins.wandb.opening import board_of, identity_of
 from ftcore_plugins.wandb.recorded import Log, Row, logs_of
-from ftcore_plugins.wandb.showing import histograms, log_artifact, samples
+from ftcore_plugins.wandb.showing import histograms, log_artifact, pictures, samples
 
 if TYPE_CHECKING:
     from ftcore_plugins.wandb import Options
 
 SAMPLES, EVAL, TRAIN = "samples/", "eval/", "train"
-PATIENCE = 60.0
+PATIENCE = 20.0
 """Seconds that wandb's own process may take to write down what it was given."""
 
 
@@ -30,6 +32,7 @@ def open_tracker(config: Options, run: Run, settings: Mapping[str, Any], sent: i
     identity = identity_of(folder)
     rows = [row for log in logs_of(folder, identity) for row in log.rows()]
     board = board_of(config, run, identity, {**flat(settings), **machine(run.folder)})
+    logging.getLogger("ftcore.plugins.wandb").info(_where(config, board))
     start = board.starting_step if config.online else 1 + max((row["_step"] for row in rows), default=-1)
     tracker = WandBTracker(config, run, board, start)
     if start and not rows:  # its files have been removed: only the follower's word is left
@@ -47,6 +50,7 @@ class WandBTracker:
         self._log = Log.of(board)
         self._first = self._next = start  # rows of this process lie between
         self._last: dict[str, int] = {}
+        self._told: set[tuple[EventKind, int, float]] = set()
         self._late = False
 
     def knows(self, sent: int) -> None:
@@ -72,18 +76,10 @@ class WandBTracker:
 
     def tell(self, event: Event) -> None:
         """Facts become configuration, answers a table, artifacts and their proofs the summary, notices alerts."""
-        match event.kind:
-            case EventKind.MODEL:
-                self._configure(model_facts(event))
-            case EventKind.DATA:
-                self._configure(flat({"data": event.values}))
-            case EventKind.ANSWERS:
-                self._show_answers(event)
-            case EventKind.ARTIFACT:
-                self._show_artifact(event)
-            case EventKind.NOTICE:
-                text = " ".join(str(event.values.get(name, "")) for name in ("text", "advice", "page"))
-                self._board.alert(title=str(event.values.get("sign", "notice")), text=text, level="WARN")
+        key = (event.kind, event.step, event.time)
+        if key not in self._told:
+            self._tell(event)
+            self._told.add(key)
 
     def close(self, state: RunState, reason: str) -> None:
         """Say how the run has ended, and wait until all is sent. Raises `RunError` when that takes too long."""
@@ -97,12 +93,27 @@ class WandBTracker:
             self._late = True
             raise RunError(late) from error
 
+    def _tell(self, event: Event) -> None:
+        match event.kind:
+            case EventKind.MODEL:
+                self._configure(model_facts(event))
+            case EventKind.DATA:
+                self._configure(flat({"data": event.values}))
+            case EventKind.ANSWERS:
+                self._show_answers(event)
+            case EventKind.ARTIFACT:
+                self._show_artifact(event)
+            case EventKind.NOTICE:
+                text = " ".join(str(event.values.get(name, "")) for name in ("text", "advice", "page"))
+                self._board.alert(title=str(event.values.get("sign", "notice")), text=text, level="WARN")
+
     def _show_answers(self, event: Event) -> None:
-        key = f"{SAMPLES}{event.values.get('when')}"
+        when, folder = event.values.get("when"), self._run.folder
+        grid = pictures(event, folder)
         shown = counts(event.values.get("scores") or {})
         figures = judged(event)
-        table = {key: samples(event, self._run.folder)}
-        self._add(event.step, event.time, {**table, **figures, **(histograms(shown) if figures else {})})
+        row = {f"{SAMPLES}{when}": samples(event, folder), **({f"images/{when}": grid} if grid else {}), **figures}
+        self._add(event.step, event.time, {**row, **(histograms(shown) if figures else {})})
         self._board.summary.update(figures)
         self._name_actions(shown)
         self._settle()
@@ -132,6 +143,12 @@ class WandBTracker:
 
     def _configure(self, facts: Mapping[str, Any]) -> None:
         self._board.config.update(dict(facts), allow_val_change=True)
+
+
+def _where(config: Options, board: Any) -> str:
+    """Where the user finds it."""
+    place = Path(board.settings.sync_dir).parent
+    return f"the run is at {board.url}" if config.online else f"wandb sync {place}/offline-run-* sends what is there"
 
 
 def _kind(row: Mapping[str, Any]) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import attrs
 
-from ftcore.api import Outcome, Problem, Run, Step, hookimpl, option
+from ftcore.api import Event, EventKind, Point, Problem, Run, RunState, hookimpl, option
 
 STEP = "step"
-RUN_COLUMNS = ("run", "state", "step", "loss_before", "loss_after")
+RUN_COLUMNS = ("run", "state", "step", "reason")
 
 
 @attrs.frozen(kw_only=True)
@@ -33,7 +33,6 @@ class CsvTracker:
 
     def __init__(self, config: Options) -> None:
         self.config = config
-        self._file: TextIO | None = None
 
     @hookimpl
     def check(self) -> list[Problem]:
@@ -46,42 +45,62 @@ class CsvTracker:
         ]
 
     @hookimpl
-    def run_started(self, run: Run) -> None:
-        """Begin the file with its header; a run that goes on keeps what is there."""
-        path = run.folder / self.config.file
-        if not path.exists():
-            _write_lines(path, "w", [(STEP, *self.config.columns)])
-
-    @hookimpl
-    def on_step(self, run: Run, step: Step) -> None:
-        """Append a line. A run that was killed repeats the steps after its last checkpoint: they are cut first."""
-        if self._file is None:
-            path = run.folder / self.config.file
-            _cut(path, step.number)
-            self._file = path.open("a", encoding="utf-8", newline="")
-        values = [step.metrics.get(name, "") for name in self.config.columns]
-        csv.writer(self._file).writerow([step.number, *values])
-        self._file.flush()
-
-    @hookimpl
-    def run_ended(self, run: Run, outcome: Outcome) -> None:
-        """Close the file, and note the run in the index."""
-        if self._file is not None:
-            self._file.close()
-        if self.config.index:
-            path = run.folder.parent / self.config.index
-            line = (run.folder.name, outcome.state, outcome.step, outcome.loss_before, outcome.loss_after)
-            _write_lines(path, "a", [line] if path.exists() else [RUN_COLUMNS, line])
+    def track(self, run: Run, sent: int) -> CsvFile:
+        """Asked in a process of its own, where the run cannot be hurt."""
+        return CsvFile(run.folder, self.config, sent)
 
 
-def _cut(path: Path, step: int) -> None:
-    """Drop the lines of `step` and later."""
+class CsvFile:
+    """The files of one run. `sent` is the last step that an earlier process is known to have written."""
+
+    def __init__(self, folder: Path, config: Options, sent: int) -> None:
+        self._folder = folder
+        self._config = config
+        self._path = folder / config.file
+        self._step = sent
+        if not self._path.exists():
+            _write_lines(self._path, [(STEP, *config.columns)])
+        self._go_on_after(sent)
+
+    def send(self, points: Sequence[Point]) -> None:
+        """Append a line for each point with one of the columns. What a call that was cut off has written goes first."""
+        wanted = self._config.columns
+        chosen = [point for point in points if not point.metrics.keys().isdisjoint(wanted)]
+        lines = [(point.step, *(point.metrics.get(name, "") for name in wanted)) for point in chosen]
+        with self._path.open("r+", encoding="utf-8", newline="") as file:
+            file.truncate(self._size)
+            file.seek(self._size)
+            csv.writer(file).writerows(lines)
+        self._size = self._path.stat().st_size
+        self._step = points[-1].step
+
+    def tell(self, event: Event) -> None:
+        """A run that was killed takes the steps after its last checkpoint again."""
+        if event.kind is EventKind.STARTED:
+            self._go_on_after(event.values["from_step"])
+
+    def close(self, state: RunState, reason: str) -> None:
+        """Note the run in the index, in the place of what stood there of it."""
+        if not self._config.index:
+            return
+        path, name = self._folder.parent / self._config.index, self._folder.name
+        others = [line for line in _read_lines(path) if line[0] not in (name, RUN_COLUMNS[0])]
+        _write_lines(path, [RUN_COLUMNS, *others, (name, state, self._step, reason)])
+
+    def _go_on_after(self, step: int) -> None:
+        """Drop the lines of later steps."""
+        header, *lines = _read_lines(self._path)
+        _write_lines(self._path, [header, *(line for line in lines if int(line[0]) <= step)])
+        self._size = self._path.stat().st_size
+
+
+def _read_lines(path: Path) -> list[list[str]]:
+    if not path.exists():
+        return []
     with path.open(encoding="utf-8", newline="") as file:
-        header, *lines = csv.reader(file)
-    kept = [line for line in lines if line and line[0].isdigit() and int(line[0]) < step]
-    _write_lines(path, "w", [header, *kept])
+        return [line for line in csv.reader(file) if line]
 
 
-def _write_lines(path: Path, mode: str, lines: Iterable[Iterable[Any]]) -> None:
-    with path.open(mode, encoding="utf-8", newline="") as file:
+def _write_lines(path: Path, lines: Iterable[Iterable[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(lines)

@@ -1,0 +1,106 @@
+"""Whole runs beside a real MLflow server: killed, gone on with, and with the server away for a while."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from ftcore import engine
+from ftcore.journal.metrics import read_metrics
+from ftcore.tracking.sync import sync
+from mlflow_kit import Server, empty_store, losses
+
+pytest.importorskip("mlflow", minversion="3.5", exc_type=ImportError)
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("server")
+    made = Server(folder, empty_store(tmp_path_factory.mktemp("mlflow")))
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def tracked(desk, server, monkeypatch):
+    """A slow run that is sent to the server."""
+    path = os.pathsep.join([desk.installation.env["PYTHONPATH"], os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path.strip(os.pathsep))
+    monkeypatch.setenv("LIGHT_PAUSE", "0.1")
+    desk.installation.distribution("the-mlflow-plugin", plugins={"mlflow": "ftcore_plugins.mlflow:MLflow"})
+    desk.replace("max_steps = 10", f"max_steps = {STEPS}")
+    desk.append(f'\n[plugin.mlflow]\ntracking_uri = "{server.uri}"\n')
+    return desk
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it has not come"
+        time.sleep(0.05)
+    return found
+
+
+def run_id_of(folder):
+    """The MLflow run's, empty before it is opened."""
+    memory = folder / "trackers/mlflow-run.json"
+    return json.loads(memory.read_text())["run_id"] if memory.exists() else ""
+
+
+def seen(server, folder):
+    """The run as MLflow has it, and its losses by step."""
+    from mlflow import MlflowClient
+
+    client, run_id = MlflowClient(server.uri), run_id_of(folder)
+    return client.get_run(run_id), losses(client, run_id)
+
+
+def written(folder):
+    return [(line["step"], line["loss"]) for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_and_started_lacks_nothing(tracked, server, display):
+    def away():
+        folder = until(tracked.runs)[0]
+        until(lambda: run_id_of(folder) and len(written(folder)) > 3)
+        server.stop()
+        until(lambda: len(written(folder)) > 10)
+        server.start()
+
+    thread = threading.Thread(target=away)
+    thread.start()
+    folder = engine.run(tracked.load(), display=display).folder
+    thread.join(60)
+    sync(folder, say=display.say, seconds=60)
+    run, sent = seen(server, folder)
+    assert sent == written(folder)
+    assert len(sent) == STEPS
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["eval/loss"] > 0
+
+
+def test_a_killed_run_has_failed_there_and_goes_on_as_the_same_one(tracked, server, display):
+    process = subprocess.Popen([sys.executable, "-m", "ftcore.cli", "run", tracked.profile], stdout=subprocess.DEVNULL)
+    folder = until(tracked.runs)[0]
+    until(lambda: len(written(folder)) > 10)
+    process.kill()
+    process.wait()
+    until(lambda: run_id_of(folder) and seen(server, folder)[0].info.status == "FAILED")
+    before, _ = seen(server, folder)
+    engine.resume(folder, display=display)
+    sync(folder, say=display.say, seconds=60)
+    after, sent = seen(server, folder)
+    assert after.info.run_id == before.info.run_id
+    assert after.info.status == "FINISHED"
+    assert sent == written(folder)
+    assert len(sent) == STEPS
