@@ -377,13 +377,13 @@ def real(folder: Path, kind: str, rate: float, seed: int, steps: int) -> tuple[s
     return {str(event.values["sign"]) for event in read_events(made / "events.jsonl") if event.kind == "notice"}, end
 
 
-def simulated(count: int, faulty: int, folder: Path, console: Console) -> bool:
+def simulated(count: int, faulty: int, first: int, folder: Path, console: Console) -> bool:
     """Play all simulated runs, and print what was told."""
     alarms: Counter[str] = Counter()
     runs, seconds, steps = 0, 0.0, 0
     for kind in HEALTHY:
         for seed in range(count):
-            played = play(healthy(random.Random(f"{kind} {seed}"), kind), folder)
+            played = play(healthy(random.Random(f"{first} {kind} {seed}"), kind), folder)
             alarms.update(f"{kind}: {sign}" for sign in played.signs)
             runs, seconds, steps = runs + 1, seconds + played.seconds, steps + played.steps
     table = Table("sign", "detected", "of", "other signs")
@@ -391,7 +391,7 @@ def simulated(count: int, faulty: int, folder: Path, console: Console) -> bool:
     for sign, fault in FAULTS.items():
         found, others = 0, Counter[str]()
         for seed in range(faulty):
-            curve = long(random.Random(f"{sign} {seed}"))
+            curve = long(random.Random(f"{first} {sign} {seed}"))
             fault(curve)
             told = play(curve, folder).signs
             found += sign in told
@@ -422,13 +422,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=60, help="healthy runs of each kind")
     parser.add_argument("--faulty", type=int, default=40, help="faulty runs of each sign")
+    parser.add_argument("--seed", type=int, default=0, help="which random runs; thresholds were set by those of 0 and 1")
     parser.add_argument("--real", action="store_true", help="train the tiny model as well")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=2, help="real runs at each rate")
     parser.add_argument("--steps", type=int, default=150)
     options = parser.parse_args()
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
-        good = simulated(options.count, options.faulty, Path(folder), console)
+        good = simulated(options.count, options.faulty, options.seed, Path(folder), console)
         if options.real:
             trained(Path(folder), range(options.seeds), options.steps, console)
     return 0 if good else 1

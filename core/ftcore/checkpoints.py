@@ -65,10 +65,10 @@ class CheckpointStore:
         """The newest checkpoint that verifies; each one that does not is reported with its reason."""
         return self._first_sound(reversed(self.all()), report)
 
-    def best(self, report: Report) -> Checkpoint | None:
-        """The same of those that were evaluated, the best first."""
-        ranked = self.ranked([checkpoint.step for checkpoint in self.all()])
-        return self._first_sound(map(self.at, ranked), report)
+    def best(self, report: Report | None) -> Checkpoint | None:
+        """The same of those that were evaluated, the best first; without `report`, whether it verifies or not."""
+        ranked = [self.at(step) for step in self.ranked([checkpoint.step for checkpoint in self.all()])]
+        return self._first_sound(ranked, report) if report else next(iter(ranked), None)
 
     def named(self, step: int) -> Checkpoint:
         """The checkpoint of `step`. Raises `RunError` when it is missing or does not verify."""

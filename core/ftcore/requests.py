@@ -18,7 +18,7 @@ from ftcore.checkpoints import CheckpointStore
 from ftcore.display.progress import TRAINING
 from ftcore.display.watching import Watched
 from ftcore.errors import RunError
-from ftcore.runs import INTERRUPTED, LOCK, Holder, is_locked
+from ftcore.runs import INTERRUPTED, Holder, holder_of, is_locked
 from ftcore.values import Event, EventKind, RunState
 
 FILE = ".checkpoint-request"
@@ -39,7 +39,7 @@ class Requests:
         self._path = folder / FILE
         self._clock = clock
         self._looked = clock()
-        self._drop_stale(folder / LOCK)
+        self._drop_stale(holder_of(folder))
 
     def wants_checkpoint(self) -> bool:
         """Whether somebody asks for a checkpoint, once for each time. Most calls only look at the clock."""
@@ -56,10 +56,10 @@ class Requests:
             return False
         return True
 
-    def _drop_stale(self, lock: Path) -> None:
-        """Forget what was asked of an earlier process of the run: this one has held the folder since `lock`."""
+    def _drop_stale(self, holder: Holder | None) -> None:
+        """Forget what was asked of an earlier process of the run: this one wrote its lock when it took the folder."""
         try:
-            if self._path.stat().st_mtime < lock.stat().st_mtime:
+            if holder is None or self._path.stat().st_mtime < holder.lock.stat().st_mtime:
                 self._taken()
         except OSError:
             return

@@ -130,4 +130,4 @@ class RunLog:
         self._display.close()
 
     def _write(self, text: str) -> None:
-        self._handler.emit(logging.LogRecord("ftcore", logging.INFO, "", 0, "%s", (text,), None))
+        self._handler.handle(logging.LogRecord("ftcore", logging.INFO, "", 0, "%s", (text,), None))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from ftcore.checkpoints import Checkpoint, CheckpointStore
 from ftcore.control import FollowingControl, RunControl
-from ftcore.data.prepare import Prepared, clean, prepare
+from ftcore.data.prepare import clean, prepare
 from ftcore.display import Display
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
 from ftcore.evaluation import judge
@@ -20,21 +19,20 @@ from ftcore.files import sync_tree
 from ftcore.hardware.gauges import gauges_of
 from ftcore.hardware.usage import set_threads
 from ftcore.journal.metrics import last_figure
-from ftcore.journal.writing import METRICS, Journal
-from ftcore.manifest import Manifest, artifact_as_json, ledger_as_json, now
-from ftcore.parameters import count_parameters
+from ftcore.journal.writing import METRICS
+from ftcore.manifest import Manifest, now
 from ftcore.planning.room import require_room
 from ftcore.plugins import Plugins
 from ftcore.processes.endings import lost_another
 from ftcore.processes.ranks import Ranks
+from ftcore.record import RunRecord
 from ftcore.report.document import write_report
-from ftcore.report.labels import keep_labels
-from ftcore.resuming import changed_since, fingerprint_of, last_checkpoint
+from ftcore.resuming import last_checkpoint
 from ftcore.shipping.delivery import hand_over
 from ftcore.shipping.exporting import EXPORTS, Shipment, ship
 from ftcore.signals import StopSignals
 from ftcore.tracking.beside import FINISH_SECONDS, STOPPED_SECONDS, Trackers
-from ftcore.values import Artifact, EventKind, Loaded, Outcome, Run, RunState, Trainer
+from ftcore.values import EventKind, Loaded, Outcome, Run, RunState, Trainer
 
 STAGES = (
     "reading rows",
@@ -59,7 +57,6 @@ class Session:
     def __init__(self, plugins: Plugins, run: Run, manifest: Manifest, display: Display, signals: StopSignals) -> None:
         self._plugins = plugins
         self._run = _until_stopped(run, manifest.stopped_at)
-        self._manifest = manifest
         self._display = display
         self._signals = signals
         self._ranks = Ranks(plugins, run)
@@ -69,7 +66,7 @@ class Session:
         self._store = CheckpointStore(
             folder=run.folder / "checkpoints", keep=train.save_limit, ranked=self._best.ranked
         )
-        self._journal = Journal(run.folder, display) if self._main else None
+        self._record = RunRecord(run, manifest, display)
         self._trackers = Trackers(run.folder, plugins.implementers("track") if self._main else [], display.say)
 
     def work(self) -> Outcome:
@@ -77,17 +74,17 @@ class Session:
         plugins, run = self._plugins, self._run
         set_threads(run.profile.hardware.threads)
         if self._main:
-            plugins.run_started(run, copy.deepcopy(self._manifest.settings))
+            plugins.run_started(run, copy.deepcopy(self._record.manifest.settings))
         prepared = self._ranks.first_here_first(lambda: prepare(plugins, run, self._stage))
         data = prepared.data
         require_rows(run.profile, data)
-        self._remember_data(prepared)
+        self._record.data(prepared)
         self._stage("loading model")
         sizes = require_room(plugins, run, data)
         loaded = plugins.load_model(run, prepared.processor, plugins.quantize(run))
-        self._remember_model(loaded)
+        self._record.model(loaded)
         loaded = plugins.adapt(run, loaded)
-        self._remember_parameters(loaded)
+        self._record.parameters(loaded)
         trainer = plugins.make_trainer(run, loaded, data, plugins.training_args(run))
         asked = judge.Judge(plugins=plugins, run=run, trainer=trainer, prepared=prepared)
         self._stage("judging before")
@@ -96,24 +93,26 @@ class Session:
         step = self._train(asked)
         self._stage("judging after")
         saved, loaded = self._save(trainer, loaded, step)
-        after = self._answered("after", asked.whole())
+        after = asked.whole()
+        self._record.answers("after", after)
         if after.loss is not None and not math.isfinite(after.loss):
-            raise RunError(f"the held-out loss after training is {after.loss}; lower train.learning_rate")
+            text = f"the held-out loss after training is {after.loss}; lower train.learning_rate"
+            raise RunError(f"{text} (docs/health.md#not-a-number)")
         self._stage("exporting")
         if not self._main:
             return Outcome(state=RunState.FINISHED, folder=run.folder, step=step)
-        finished = attrs.evolve(judge.outcome(run, before, after, step=step), reason=self._manifest.reason)
+        finished = attrs.evolve(judge.outcome(run, before, after, step=step), reason=self._record.manifest.reason)
         shipment = Shipment(plugins=plugins, run=run, saved=saved, exports=run.folder / EXPORTS, sizes=sizes)
         self._begin_to_ship(shipment, finished)
-        written = ship(shipment, loaded, data, note=self._note, say=self._display.say)
+        written = ship(shipment, loaded, data, note=self._record.artifact, say=self._display.say)
         hand_over(shipment, written, written, self._display.say)
-        return attrs.evolve(finished, artifacts=self._manifest.artifacts())
+        return attrs.evolve(finished, artifacts=self._record.manifest.artifacts())
 
     def failed(self, error: BaseException) -> Outcome:
         """How a run that raised `error` ended."""
         if isinstance(error, RunError) and error.notice is not None:
-            self._note_event(EventKind.NOTICE, **attrs.asdict(error.notice))
-        known = self._manifest.outcome(self._run.folder)
+            self._record.event(EventKind.NOTICE, **attrs.asdict(error.notice))
+        known = self._record.manifest.outcome(self._run.folder)
         state = RunState.STOPPED if isinstance(error, Interrupted) else RunState.FAILED
         committed = self._store.all()
         step = committed[-1].step if committed else 0
@@ -125,12 +124,12 @@ class Session:
         if not self._main:
             return
         try:
-            self._update(attrs.evolve(self._manifest.with_outcome(outcome), ended=now()))
-            write_report(self._run.folder, self._manifest, self._display.say)
+            self._record.update(attrs.evolve(self._record.manifest.with_outcome(outcome), ended=now()))
+            write_report(self._run.folder, self._record.manifest, self._display.say)
         finally:  # also on a full disk
             self._plugins.run_ended(self._run, outcome)
             try:
-                self._note_event(EventKind.ENDED, state=outcome.state, reason=outcome.reason)
+                self._record.event(EventKind.ENDED, state=outcome.state, reason=outcome.reason)
             finally:
                 self._finish_trackers(outcome)
 
@@ -140,22 +139,18 @@ class Session:
         self._trackers.finish(seconds, hurry=lambda: self._signals.requested is not before)
 
     def _before(self, asked: judge.Judge) -> judge.Judgement:
-        known = judge.remembered(self._manifest.outcome(self._run.folder))
+        known = judge.remembered(self._record.manifest.outcome(self._run.folder))
         if known is None or not judge.about(known, self._run, asked.prepared) or not self._store.all():
             known = None
         if self._ranks.tell(lambda: known is not None):
             return known or judge.NOTHING
-        before = self._answered("before", asked.whole())
+        before = asked.whole()
+        self._record.answers("before", before)
         if before.scores and self._run.profile.train.eval_steps:  # or the first evaluation finds out
             require_measured(self._best.metric, judge.kept(judge.figures({"eval_loss": 0.0}, before.scores)))
-        judged = self._manifest.with_outcome(judge.outcome(self._run, before))
-        self._update(attrs.evolve(judged, total_steps=asked.trainer.total_steps))
+        judged = self._record.manifest.with_outcome(judge.outcome(self._run, before))
+        self._record.update(attrs.evolve(judged, total_steps=asked.trainer.total_steps))
         return before
-
-    def _answered(self, when: str, judgement: judge.Judgement) -> judge.Judgement:
-        if judgement.loss is not None:
-            self._note_event(EventKind.ANSWERS, when=when, **judgement.as_json())
-        return judgement
 
     def _train(self, asked: judge.Judge) -> int:
         found = self._ranks.tell(self._last_step)
@@ -163,7 +158,7 @@ class Session:
         step, told = self._steps(asked, checkpoint) if self._main else self._followed_steps(asked, checkpoint)
         if told:
             self._display.say(f"stopped at step {step}: {told}")
-            self._update(attrs.evolve(self._manifest, stopped_at=step, reason=told))
+            self._record.update(attrs.evolve(self._record.manifest, stopped_at=step, reason=told))
         done = bool(told) or step >= asked.trainer.total_steps or self._run.world.size == 1
         stopped = self._ranks.tell(lambda: self._stop(done=done))
         if stopped is not None:
@@ -175,14 +170,15 @@ class Session:
         done = checkpoint.step if checkpoint else 0
         self._store.clean()
         self._store.drop_after(done)
-        assert self._journal is not None  # noqa: S101
-        self._journal.begin(done, asked.trainer.total_steps)
+        journal = self._record.journal
+        assert journal is not None  # noqa: S101
+        journal.begin(done, asked.trainer.total_steps)
         self._trackers.start()
         control = RunControl(
             plugins=self._plugins,
             run=self._run,
             store=self._store,
-            journal=self._journal,
+            journal=journal,
             display=self._display,
             signals=self._signals,
             judge=asked,
@@ -209,7 +205,7 @@ class Session:
 
     def _last_step(self) -> int:
         """The step to go on from, 0 for the start."""
-        checkpoint = last_checkpoint(self._run, self._manifest, self._store, self._display.say)
+        checkpoint = last_checkpoint(self._run, self._record.manifest, self._store, self._display.say)
         return checkpoint.step if checkpoint else 0
 
     def _save(self, trainer: Trainer, loaded: Loaded, step: int) -> tuple[Path, Loaded]:
@@ -220,15 +216,15 @@ class Session:
         tuned = trainer.save(saved)
         if self._main:
             sync_tree(saved)
-        self._update(attrs.evolve(self._manifest, saved_at=kept, saved_after=step))
+        self._record.update(attrs.evolve(self._record.manifest, saved_at=kept, saved_after=step))
         return saved, tuned
 
     def _best_step(self, last: int) -> int:
         """The step whose weights the run ends with: the best checkpoint's, where the profile asks for them."""
         load = self._run.profile.train.load_best
-        checkpoint = self._store.best(self._display.say)
+        checkpoint = self._store.best(self._display.say if load else None)
         best = self._best.told(checkpoint.step) if checkpoint else {}
-        self._update(attrs.evolve(self._manifest, best=best))
+        self._record.update(attrs.evolve(self._record.manifest, best=best))
         if not load or checkpoint is None or checkpoint.step == last:
             return last
         figure = f"{best['metric']} {best['value']:.4g}"
@@ -237,63 +233,14 @@ class Session:
 
     def _begin_to_ship(self, shipment: Shipment, finished: Outcome) -> None:
         """What the model has become is known before it is shipped: its card is made from that."""
-        others = [artifact for artifact in self._manifest.artifacts() if not shipment.holds(artifact)]
+        others = [artifact for artifact in self._record.manifest.artifacts() if not shipment.holds(artifact)]
         known = attrs.evolve(finished, state=RunState.RUNNING, artifacts=tuple(others))
-        self._update(self._manifest.with_outcome(known))
-
-    def _note(self, artifact: Artifact) -> None:
-        self._update(self._manifest.with_artifact(artifact))
-        self._note_event(EventKind.ARTIFACT, **artifact_as_json(artifact))
-
-    def _remember_data(self, prepared: Prepared) -> None:
-        ledger = ledger_as_json(prepared.data.ledger)
-        self._refuse_change("data", self._manifest.data.get("fingerprint"), prepared.fingerprint)
-        self._update(attrs.evolve(self._manifest, data={"fingerprint": prepared.fingerprint, "ledger": ledger}))
-        self._note_event(EventKind.DATA, ledger=ledger, proved=prepared.proved)
-        if self._main:
-            keep_labels(self._run.folder, prepared, self._display.say)
-        dropped = "".join(f", {count} dropped: {reason}" for reason, count in ledger["dropped"].items())
-        again = f" (and {ledger['repeated']} again)" if ledger["repeated"] else ""
-        rows = f"{ledger['rows']} rows: {ledger['trained']} to train on{again}, {ledger['held_out']} held out{dropped}"
-        self._display.say(f"{rows}; labels proved on {prepared.proved}")
-
-    def _remember_model(self, loaded: Loaded) -> None:
-        fingerprint = fingerprint_of(loaded)
-        self._refuse_change("model", self._manifest.model.get("fingerprint"), fingerprint)
-        model = {"base": loaded.base, "revision": loaded.revision, "fingerprint": fingerprint}
-        model["license"] = loaded.license  # for the cards
-        self._update(attrs.evolve(self._manifest, model=model))
-
-    def _remember_parameters(self, loaded: Loaded) -> None:
-        """Once its adapters are on it."""
-        counted = count_parameters(loaded.model)
-        model = {**self._manifest.model, **({"parameters": counted} if counted else {})}
-        self._update(attrs.evolve(self._manifest, model=model))
-        self._note_event(EventKind.MODEL, **model)
-
-    def _refuse_change(self, what: str, before: str | None, now: str) -> None:
-        changed = changed_since(what, before, now)
-        if not changed:
-            return
-        if not self._manifest.last_resume.get("changes_allowed"):
-            raise RunError(f"{changed}; start a new run, or pass --allow-changes to go on with it")
-        self._display.say(f"warning: {changed}")
-        noted = [*self._manifest.resumes[:-1], {**self._manifest.last_resume, f"{what}_changed_from": before}]
-        self._update(attrs.evolve(self._manifest, resumes=noted))
-
-    def _update(self, manifest: Manifest) -> None:
-        self._manifest = manifest
-        if self._main:
-            manifest.write(self._run.folder)
+        self._record.update(self._record.manifest.with_outcome(known))
 
     def _stage(self, title: str) -> None:
         number = STAGES.index(title) + 1
         self._display.stage(number, len(STAGES), title)
-        self._note_event(EventKind.STAGE, number=number, total=len(STAGES), title=title)
-
-    def _note_event(self, kind: EventKind, /, **values: Any) -> None:
-        if self._journal is not None:
-            self._journal.event(kind, **values)
+        self._record.event(EventKind.STAGE, number=number, total=len(STAGES), title=title)
 
 
 def _until_stopped(run: Run, step: int) -> Run:

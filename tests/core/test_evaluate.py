@@ -180,7 +180,10 @@ def test_rows_of_another_format_name_their_line(desk, folder, ftcore):
 
 
 def test_no_run(desk, ftcore):
-    assert refused(ftcore, desk.folder / "nope") == (1, f"{desk.folder / 'nope'} is no run folder: it has no manifest.json")
+    assert refused(ftcore, desk.folder / "nope") == (
+        1,
+        f"{desk.folder / 'nope'} is no run folder: it has no manifest.json",
+    )
 
 
 def test_a_run_without_weights_has_its_base_alone(failed, ftcore):

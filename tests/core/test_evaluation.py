@@ -134,6 +134,15 @@ def test_several_processes_answer_together_and_one_writes(scored, monkeypatch):
     assert [event.values for event in answers(team.folder)] == [event.values for event in answers(alone.folder)]
 
 
+def test_the_size_of_the_model_is_written_down_once_it_is_adapted(desk, monkeypatch):
+    counted = {"total": 1000, "trainable": 10}
+    monkeypatch.setattr("ftcore.record.count_parameters", lambda model: counted)
+    folder = engine.run(desk.load()).folder
+    (event,) = [event for event in read_events(folder / "events.jsonl") if event.kind is EventKind.MODEL]
+    assert event.values["parameters"] == read_manifest(folder).model["parameters"] == counted
+    assert event.values["license"] == "mit"
+
+
 def test_perplexity_is_the_exponential_of_the_loss():
     assert perplexity(2.0) == {"eval_perplexity": pytest.approx(7.38905609893065)}
     assert perplexity(5000.0) == {"eval_perplexity": math.inf}

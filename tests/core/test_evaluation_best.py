@@ -256,6 +256,22 @@ def test_several_processes_put_the_best_weights_back_together(desk, monkeypatch)
     assert verify(folder / "checkpoints" / "step-000004") == ""
 
 
+def test_several_processes_that_fail_at_the_end_come_to_the_same(desk, monkeypatch):
+    for name, value in desk.installation.env.items():
+        monkeypatch.setenv(name, value)
+    desk.installation.distribution("light-ranks", plugins={"light_ranks": "light_ranks:LightRanks"})
+    desk.append("\n[plugin.light_ranks]\n")
+    monkeypatch.setenv("LIGHT_FAULT", "load=RunError")
+    with pytest.raises(RunError, match="light fault in load"):
+        engine.run(desk.load(sets=[*LOAD, "hardware.processes=2"]))
+    monkeypatch.delenv("LIGHT_FAULT")
+    (folder,) = desk.runs()
+    assert read_manifest(folder).saved_at == 0
+    engine.resume(folder)
+    assert (read_manifest(folder).saved_at, read_manifest(folder).saved_after) == (4, 10)
+    assert weight_of(folder / "adapter" / "weight.json") == at_step(folder, 4)
+
+
 def test_who_stops_early_is_evaluated_once_more(desk):
     desk.replace('path = "diary.jsonl"', 'path = "diary.jsonl"\nstop_at = 6')
     outcome = engine.run(desk.load(sets=["train.load_best=true"]))

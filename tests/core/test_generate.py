@@ -116,7 +116,10 @@ def test_a_kill_loses_the_batch_that_is_being_answered_and_no_more(desk, folder,
     code, _, err = ftcore("generate", folder, "--data", rows, "--batch-size", 2, "--output", "answers.jsonl", "--quiet")
     assert code == 1
     assert "KeyError" in err
-    assert [line["origin"] for line in lines((desk.folder / "answers.jsonl").read_text())] == ["new.jsonl:1", "new.jsonl:2"]
+    assert [line["origin"] for line in lines((desk.folder / "answers.jsonl").read_text())] == [
+        "new.jsonl:1",
+        "new.jsonl:2",
+    ]
 
 
 def test_lines_from_a_pipe(folder, ftcore, monkeypatch):
@@ -144,22 +147,26 @@ def test_a_terminal_is_asked_line_by_line_until_ctrl_d(desk, folder):
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "ftcore.cli", "generate", str(folder), "--quiet"]
     environment = {**os.environ, **desk.installation.env, "TERM": "dumb"}
-    with subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=environment) as process:
-        os.close(follower)
-        assert said(leader, "> ")
+    process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=environment)
+    os.close(follower)
+    try:
+        said(leader, "> ")
         os.write(leader, b"how?\n")
-        assert said(leader, "to --prompt")
+        said(leader, "to --prompt\r\n> ")
         os.write(leader, b"\x04")
         assert process.wait(timeout=20) == 0
-    os.close(leader)
+    finally:
+        process.kill()
+        process.wait(timeout=20)
+        os.close(leader)
 
 
 def said(leader, wanted, seconds=20.0):
     end, seen = time.monotonic() + seconds, ""
-    while wanted not in seen and time.monotonic() < end:
+    while wanted not in seen:
+        assert time.monotonic() < end, seen
         if select.select([leader], [], [], 0.1)[0]:
             seen += os.read(leader, 4096).decode(errors="replace")
-    return wanted in seen
 
 
 def test_a_row_that_asks_nothing_keeps_its_line(desk, folder, ftcore):
@@ -180,7 +187,10 @@ def test_a_row_that_asks_nothing_keeps_its_line(desk, folder, ftcore):
     [
         (["--data", "nope.jsonl"], "--data: no such file or folder: nope.jsonl"),
         (["--data", "empty.jsonl"], "empty.jsonl has no rows"),
-        (["--data", "rows.jsonl", "--image", "x.png"], "--image goes with --prompt; rows of a file name their own images"),
+        (
+            ["--data", "rows.jsonl", "--image", "x.png"],
+            "--image goes with --prompt; rows of a file name their own images",
+        ),
         (["--prompt", "a", "--image", "x.png"], "--image: no such file: x.png"),
         (["--prompt", "a", "--image", "rows.jsonl"], "--image: there is no place for it"),
         (["--image", "rows.jsonl"], "--image: there is no place for it"),

@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from journals import figures
 
 from ftcore import engine
 from ftcore.checkpoints import CheckpointStore, verify
@@ -76,7 +77,7 @@ def test_ten_kills_lose_nothing(desk, whole, begin):
         assert [verify(checkpoint.folder) for checkpoint in store.all()] == [""] * len(store.all())
         process = begin("--resume", folder, pause="0.03")
     assert kill >= 3, "most of it was done at once; let it take longer"
-    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert figures(folder) == figures(whole)
     for name in ("adapter/weight.json", "exports/light.json", f"checkpoints/step-{STEPS:06d}/state.json"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     assert run_info(folder).state == "finished"
@@ -97,7 +98,7 @@ def test_a_signal_to_the_process_commits_and_its_exit_code_says_so(desk, whole, 
     assert run_info(folder).state == "stopped"
     assert not (folder / "exports").exists()
     assert ended(begin("--resume", folder))[0] == 0
-    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert figures(folder) == figures(whole)
 
 
 def test_a_second_process_on_the_same_run_is_refused_and_the_first_goes_on(desk, whole, begin):
@@ -111,7 +112,7 @@ def test_a_second_process_on_the_same_run_is_refused_and_the_first_goes_on(desk,
     assert code == 1
     assert said.startswith(f"{folder} is in use by pid {process.pid} on ")
     assert ended(process)[0] == 0
-    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert figures(folder) == figures(whole)
 
 
 def test_nothing_is_left_beside_the_folders_of_killed_runs(desk, whole, begin):

@@ -251,7 +251,7 @@ def test_who_leaves_gets_the_terminal_back_and_the_run_goes_on(trained, way):
 
 
 def test_it_follows_a_run_to_its_end(desk):
-    process = begin(desk, "run", desk.profile, "--set=train.max_steps=60")
+    process = begin(desk, "run", desk.profile, "--set=train.max_steps=100", pause=0.02)
     folder = in_the_steps(desk)
     lines = begin(desk, "monitor", folder)
     out, err = lines.communicate(timeout=60)

@@ -19,6 +19,7 @@ from ftcore import engine
 from ftcore.journal.metrics import read_points
 from ftcore.manifest import read_manifest
 from ftcore.report import document, labels, samples
+from ftcore.report.actions import action_names, confusion
 from ftcore.report.charts import charts_of
 from ftcore.report.comparison import comparison, flat
 from ftcore.report.curves import ALL_POINTS, Curve, curves_of, drawn, most_points, summary
@@ -29,7 +30,6 @@ from ftcore.report.page import page
 from ftcore.report.plots import as_script
 from ftcore.report.record import Record, lasting, read_record
 from ftcore.report.samples import Images
-from ftcore.report.scores import action_names, confusion
 from ftcore.values import Event, EventKind, Point, RunState
 from synthetic_run import LEDGER, NASTY, Synthetic, grid
 
@@ -275,11 +275,18 @@ def test_scores_are_there_before_during_and_after(text):
     for part in (
         "action_accuracy",
         "0.2",
-        "during (step 600)",
+        "during (step 600, 6 rows)",
         "Confusion after training",
         "Actions wanted and answered",
     ):
         assert part in words
+
+
+def test_of_a_run_that_never_ended_the_last_scores_while_training_are_shown(record):
+    manifest = attrs.evolve(record.manifest, scores={"before": record.manifest.scores["before"], "after": {}})
+    words = seen(page(attrs.evolve(record, manifest=manifest))).words["scores"]
+    assert "Confusion at step 600, 6 rows" in words
+    assert "after training" not in words
 
 
 def test_names_of_actions_may_hold_slashes():

@@ -38,7 +38,6 @@ def running(desk):
 @pytest.fixture
 def asked(tmp_path):
     """The requests to a run in `tmp_path`, and a clock that is moved by hand."""
-    (tmp_path / LOCK).touch()
     now = [0.0]
     return Requests(tmp_path, clock=lambda: now[0]), tmp_path / FILE, now
 
@@ -59,15 +58,17 @@ def test_a_request_is_seen_once_and_looked_for_once_a_second(asked):
 def test_what_was_asked_of_a_process_that_is_gone_is_forgotten(tmp_path):
     (tmp_path / FILE).touch()
     os.utime(tmp_path / FILE, (1, 1))
-    (tmp_path / LOCK).touch()
-    Requests(tmp_path)
+    with locked(tmp_path):
+        Requests(tmp_path)
     assert not (tmp_path / FILE).exists()
 
 
 def test_what_was_asked_while_it_loads_is_answered_after_the_first_step(tmp_path):
-    (tmp_path / LOCK).touch()
-    (tmp_path / FILE).touch()
-    Requests(tmp_path)
+    with locked(tmp_path, COMMAND_LOCK):
+        (tmp_path / FILE).touch()
+        with locked(tmp_path):  # the main worker takes it later, and again when it was restarted
+            os.utime(tmp_path / LOCK, (2e9, 2e9))
+            Requests(tmp_path)
     assert (tmp_path / FILE).exists()
 
 

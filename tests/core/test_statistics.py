@@ -85,9 +85,7 @@ def example(number, reply="yes"):
 
 def measured(answers, score, *, nats=None, tokens=None):
     count = len(answers)
-    losses = [
-        RowLoss(nats=n, tokens=t) for n, t in zip(nats or [1.0] * count, tokens or [1] * count, strict=True)
-    ]
+    losses = [RowLoss(nats=n, tokens=t) for n, t in zip(nats or [1.0] * count, tokens or [1] * count, strict=True)]
     made = [
         Answered(place=n, prompt="?", prediction=Prediction(example=example(n), answer=answer))
         for n, answer in enumerate(answers)
@@ -179,7 +177,9 @@ def test_few_rows_prove_nothing():
     assert difference(0.9, 1.0, rows=FEWEST_ROWS).verdict == "better"
     assert difference(0.9, 1.0, rows=FEWEST_ROWS - 1).verdict == "no clear difference"
     few = {"base": measured(["no"], exact), "run": measured(["yes"], exact)}
-    assert differences(few, "base", Draws(count=100))[1] == ("fewer than 6 rows prove no difference, whatever they say",)
+    assert differences(few, "base", Draws(count=100))[1] == (
+        "fewer than 6 rows prove no difference, whatever they say",
+    )
 
 
 def test_rows_that_are_hard_for_both_tell_nothing_apart():

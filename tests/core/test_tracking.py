@@ -12,7 +12,7 @@ from ftcore.journal.writing import Journal
 from ftcore.tracking.cursor import Cursor, cursor_file, read_cursor, write_cursor
 from ftcore.tracking.following import KILLED, ending, left, news
 from ftcore.tracking.secrets import sentence, without_secrets
-from ftcore.tracking.sending import GaveUpError, Sender
+from ftcore.tracking.sending import POLL_SECONDS, GaveUpError, Sender
 from ftcore.values import EventKind, RunState
 
 
@@ -146,7 +146,7 @@ def test_without_a_journal_there_is_nothing(tmp_path):
 
 
 def test_a_cursor_comes_back(tmp_path):
-    cursor = Cursor(metrics_bytes=9, events_bytes=7, sent=3, failures=2, error="no", said="look here")
+    cursor = Cursor(metrics_bytes=9, events_bytes=7, sent=3, failures=2, error="no", said=("look here", "and here"))
     write_cursor(tmp_path / "x.json", cursor)
     assert read_cursor(tmp_path / "x.json") == cursor
 
@@ -222,7 +222,7 @@ def test_a_tracker_that_fails_is_asked_again_after_growing_waits(tmp_path, sende
     tracker, parent = Shaky(failures=4), Over(waits=5)
     sender.work(parent, lambda sent: tracker)
     assert tracker.given == ["started", [1, 2], ("finished", "")]
-    assert parent.waited == [1, 2, 4, 8, 1]
+    assert parent.waited == [1, 2, 4, 8, POLL_SECONDS]
     cursor = read_cursor(cursor_file(tmp_path, "shaky"))
     assert (cursor.sent, cursor.closed, cursor.error, cursor.failures) == (2, "finished", "", 0)
     assert left(tmp_path, cursor) == (0, 0)

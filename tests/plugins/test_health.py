@@ -215,6 +215,12 @@ def test_a_loss_of_zero_is_explained_by_the_passes_and_the_held_out_loss(tmp_pat
     assert "before every row was seen once" in early.text
 
 
+def test_the_memory_of_a_card_may_creep_up_as_well(tmp_path):
+    grows = play(tmp_path, lambda n: {"system/gpu0/memory": 5 + n / 100, "system/gpu1/memory": 4.0})
+    assert grows.of("memory-creeping").text.startswith("memory of a GPU creeps up: 5.15 GiB at step 11")
+    assert play(tmp_path, lambda n: {"system/gpu0/memory": 20.0 - 5 * 0.97**n}).signs == []
+
+
 # Held-out rows
 
 

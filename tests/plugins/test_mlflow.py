@@ -255,7 +255,7 @@ def test_figures_go_on_where_files_cannot_be_kept(watched: Watched, caplog: pyte
     tracker.close(RunState.FINISHED, "")
     assert len(losses(tracker.client, watched.seen().info.run_id)) == 3
     assert watched.seen().info.status == "FINISHED"
-    assert caplog.text.count("takes no files") == 1
+    assert caplog.text.count("no files are taken") == 1
 
 
 def test_what_the_user_has_set_for_the_client_stays(watched: Watched) -> None:

@@ -185,7 +185,7 @@ def test_a_server_that_hangs_is_waited_for_two_seconds(tmp_path: Path) -> None:
         start = time.monotonic()
         problem = only(tmp_path, tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert "timed out" in problem.message
-        assert time.monotonic() - start < 4.5
+        assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize(

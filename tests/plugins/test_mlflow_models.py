@@ -48,11 +48,15 @@ def model_files(tracker: Any, watched: Watched, tmp_path: Path) -> dict[str, byt
     return found
 
 
-def test_the_adapter_is_a_logged_model_and_a_version_of_a_name(watched: Watched, saved: Path, tmp_path: Path) -> None:
+def test_the_adapter_is_a_logged_model_and_a_version_of_a_name(
+    watched: Watched, saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tracker = watched.track(log_model="adapter", registered_model="grids")
     tracker.send(points(1, 3))
-    for _ in range(2):
-        tracker.close(RunState.FINISHED, "")
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            tracker.close(RunState.FINISHED, "")
+    assert caplog.text.count("sending the adapter model: 3 files of 0.0 MB") == 1
     model = model_of(tracker, watched)
     assert (model.status, model.name, model.model_type) == ("READY", "grids-1-adapter", "adapter")
     assert model.source_run_id == watched.remembered["run_id"]

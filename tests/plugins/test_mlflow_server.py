@@ -60,7 +60,7 @@ def test_a_server_that_goes_and_comes_back_has_every_point_once(server: Server, 
             attempt()
     with pytest.raises(RunError, match="Connection refused"):
         watched.track()
-    assert time.monotonic() - begun < 20, "it is tried again by others"
+    assert time.monotonic() - begun < 60, "it is tried again by others"
     server.start()
     tracker.send(points(6, 9))
     again = watched.track()

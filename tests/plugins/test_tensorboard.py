@@ -67,9 +67,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tracker.tell(event(EventKind.ANSWERS, when="before", **answered))
     tracker.tell(event(EventKind.STARTED, from_step=0, total_steps=3))
     tracker.send([point(1, loss=3.0, learning_rate=0.5), point(2, **{"loss": 2.0, "system/cpu": 50.0})])
-    evaluated = {f"eval_{name}": value for name, value in {"loss": 1.5, **counted}.items()}
-    tracker.send([point(2, **evaluated)])
-    tracker.tell(event(EventKind.ANSWERS, 2, when="during", loss=1.5, scores={}, rows=rows))
+    tracker.send([point(2, eval_loss=1.5)])
+    tracker.tell(event(EventKind.ANSWERS, 2, when="during", loss=1.5, scores=counted, rows=rows))
     tracker.tell(
         event(EventKind.NOTICE, 2, sign="loss-rising", text="the loss rises", advice="lower the rate", page="")
     )
@@ -86,7 +85,6 @@ def test_every_figure_becomes_a_scalar(whole: Path) -> None:
     assert scalars(whole, "train/learning_rate") == [(1, 0.5)]
     assert scalars(whole, "system/cpu") == [(2, 50.0)]
     assert scalars(whole, "eval/loss") == [(2, 1.5)]
-    assert scalars(whole, "counts/predicted/right") == [(2, 3.0)]
     assert scalars(whole, "eval/loss_before") == [(0, 4.0)]
     assert scalars(whole, "eval/accuracy_after") == [(2, 0.5)]
     assert [each.wall_time for each in read(whole / "tensorboard").Scalars("train/loss")] == [1e9 + 1, 1e9 + 2]
@@ -97,7 +95,7 @@ def test_actions_are_histograms_with_a_bin_for_each(whole: Path) -> None:
     target, predicted = (found.Histograms(f"actions/{kind}")[-1].histogram_value for kind in ("target", "predicted"))
     assert (target.bucket_limit, target.bucket) == ([0.0, 1.0, 2.0], [0.0, 2.0, 1.0])
     assert predicted.bucket == [0.0, 0.0, 3.0]
-    assert [each.step for each in found.Histograms("actions/target")] == [0, 2]
+    assert [each.step for each in found.Histograms("actions/target_before")] == [0]
     assert "| right | 1 | 3 |" in text(found, "actions")[0]
 
 

@@ -70,8 +70,8 @@ class Ratio:
 
     def __call__(self, places: Sequence[int]) -> float:
         """The ratio on these rows; NaN where the bottom is nothing."""
-        bottom = math.fsum([self.bottoms[place] for place in places])
-        return math.fsum([self.tops[place] for place in places]) / bottom if bottom else math.nan
+        bottom = sum(map(self.bottoms.__getitem__, places))  # a thousand times over all rows: in C
+        return sum(map(self.tops.__getitem__, places)) / bottom if bottom else math.nan
 
 
 def interval(figure: Figure, rows: int, draws: Draws) -> Interval:

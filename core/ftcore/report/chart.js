@@ -26,8 +26,8 @@ class Chart {
     }
   }
 
-  draw() {
-    this.width = Math.max(240, this.plot.clientWidth);
+  draw(width = this.plot.clientWidth) {
+    this.width = Math.max(240, width);
     const svg = node("svg", { viewBox: `0 0 ${this.width} ${HEIGHT}`, "aria-hidden": "true" });
     this.scaleValues();
     this.drawAxes(svg);
@@ -98,8 +98,8 @@ class Chart {
       if (!Number.isInteger(step)) continue;
       const x = this.x(step);
       node("line", { class: "axis", x1: x, x2: x, y1: floor, y2: floor + 4 }, svg);
-      const end = x > this.width - 30 ? "end" : "middle";
-      node("text", { x: end === "end" ? this.width - 2 : x, y: floor + 17, "text-anchor": end }, svg, figure(step));
+      const text = figure(step), room = this.width - 2 - text.length * 3.3;
+      node("text", { x: Math.min(x, room), y: floor + 17, "text-anchor": "middle" }, svg, text);
     }
   }
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ftcore.report.actions import actions
 from ftcore.report.markup import Html, joined, number, table, tag
 from ftcore.report.record import Record
-from ftcore.report.scores import actions
 
 LONG = "samples"
 """What the page and `report.json` leave to the evaluation's own file: every answer."""
@@ -32,7 +32,7 @@ def _evaluation(name: str, found: Mapping[str, Any]) -> Html:
         tag("h3", name),
         tag("p", ", ".join(_about(found)), class_="quiet"),
         table(f"{name}, with intervals", columns, figures, numeric=range(1, 4)) if figures else "",
-        *actions({}, _mapping(found.get("counts"))),
+        *actions({"": _mapping(found.get("counts"))}),
     ]
     return tag("article", *parts)
 

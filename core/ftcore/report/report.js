@@ -6,6 +6,7 @@ const room = { ...whole, span: 0, logarithmic: false, marks: true };
 const charts = data.charts.map((each) => new Chart(document.getElementById(`chart-${each.key}`), each, data.marks, room));
 const control = (name) => document.getElementById(name);
 const DRAG = 6;
+const PAPER = 690;
 
 function drawAll() {
   for (const chart of charts) chart.draw();
@@ -102,15 +103,18 @@ function followTheme() {
   });
 }
 
-// Paper shows what says so, folded or not; figures of charts stay in the file.
+// Paper shows what says so, folded or not; figures of charts stay in the file. Charts are drawn for its width, so that
+// their letters are as large as elsewhere.
 function followPrinting() {
   let opened = [];
   window.addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details.printed:not([open])")];
     for (const each of opened) each.open = true;
+    for (const chart of charts) chart.draw(chart.frame.id === "chart-loss" ? PAPER : PAPER / 2);
   });
   window.addEventListener("afterprint", () => {
     for (const each of opened) each.open = false;
+    drawAll();
   });
 }
 
@@ -128,7 +132,7 @@ followTheme();
 followPrinting();
 if (charts.length) {
   control("toolbar").hidden = false;
-  control("smoothing").value = String(data.charts.some((each) => each.series.some((one) => one.steps.length > 300)) ? 60 : 0);
+  control("smoothing").value = String(data.charts.some((each) => each.series.some((one) => one.steps.length > 300)) ? 50 : 0);
   smooth();
   drawAll();
   for (const chart of charts) {

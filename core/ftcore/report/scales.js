@@ -46,16 +46,23 @@ function nearest(steps, step) {
   return step - steps[place - 1] <= steps[place] - step ? place - 1 : place;
 }
 
-// A mean in which a value counts less the more steps ago it was: exp(-steps / span), as if there were none before.
-function smoothed(steps, values, span) {
-  let sum = 0, weight = 0, last = steps[0];
+// At each place, the sum of the values before it and its own, each counted by exp(-steps / span), and of the counts.
+function fading(steps, values, span) {
+  let sum = 0, count = 0, last = steps[0];
   return values.map((value, place) => {
-    const kept = Math.exp((last - steps[place]) / span);
+    const kept = Math.exp(-Math.abs(steps[place] - last) / span);
     last = steps[place];
-    if (value !== null) {
-      sum = sum * kept + value;
-      weight = weight * kept + 1;
-    }
-    return weight ? sum / weight : null;
+    [sum, count] = [sum * kept + (value ?? 0), count * kept + (value === null ? 0 : 1)];
+    return [sum, count];
+  });
+}
+
+// A mean in which a value counts less the more steps away it is, on both sides, so that the line does not lag behind.
+function smoothed(steps, values, span) {
+  const before = fading(steps, values, span);
+  const after = fading([...steps].reverse(), [...values].reverse(), span).reverse();
+  return values.map((value, place) => {
+    const count = before[place][1] + after[place][1] - (value === null ? 0 : 1);
+    return count > 0 ? (before[place][0] + after[place][0] - (value ?? 0)) / count : null;
   });
 }

@@ -17,8 +17,8 @@ class Cursor:
     """Bytes of the journal's files that are sent, and the last step of the points among them.
 
     `closed` is the state that the tracker was closed with, empty while the run goes on. `error` is why it cannot
-    send, empty when it can, and `failures` how often that happened in a row. `said` is the plugin's last word to the
-    user, such as an address to look at.
+    send, empty when it can, and `failures` how often that happened in a row. `said` is what the plugin's process has
+    told the user, such as an address to look at.
     """
 
     metrics_bytes: int = 0
@@ -27,7 +27,7 @@ class Cursor:
     closed: str = ""
     failures: int = 0
     error: str = ""
-    said: str = ""
+    said: tuple[str, ...] = ()
 
     def failed(self, error: str) -> Cursor:
         """The same place, not left once more."""
@@ -57,7 +57,8 @@ def read_cursor(path: Path) -> Cursor:
     """The cursor in a file; that of the start without one, or when it is damaged: then points are sent twice."""
     try:
         values = json.loads(path.read_text("utf-8"))
-        cursor = Cursor(**{field.name: values[field.name] for field in attrs.fields(Cursor)})
+        known = {field.name: values[field.name] for field in attrs.fields(Cursor)}
+        cursor = Cursor(**{**known, "said": tuple(known["said"])})
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return Cursor()
     return cursor if _is_sound(cursor) else Cursor()
@@ -71,4 +72,4 @@ def write_cursor(path: Path, cursor: Cursor) -> None:
 def _is_sound(cursor: Cursor) -> bool:
     numbers = (cursor.metrics_bytes, cursor.events_bytes, cursor.sent, cursor.failures)
     counted = all(type(number) is int and number >= 0 for number in numbers)
-    return counted and all(isinstance(text, str) for text in (cursor.closed, cursor.error, cursor.said))
+    return counted and all(isinstance(text, str) for text in (cursor.closed, cursor.error, *cursor.said))

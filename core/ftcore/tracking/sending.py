@@ -14,7 +14,7 @@ import attrs
 from ftcore.tracking.cursor import Cursor, cursor_file, read_cursor, write_cursor
 from ftcore.tracking.following import News, ending, news
 from ftcore.tracking.parent import Parent
-from ftcore.tracking.secrets import sentence
+from ftcore.tracking.secrets import sentence, without_secrets
 from ftcore.values import EventKind, Tracker
 
 T = TypeVar("T")
@@ -31,6 +31,9 @@ LAST_TRIES = 3
 SLOW_SECONDS = 30.0
 """A call without an answer for so long is told of as one that has failed, though it may still succeed."""
 
+SAID = 19
+"""What the plugin tells the user is kept in the cursor, but not all of what a talkative one does."""
+
 
 class GaveUpError(Exception):
     """This process cannot send; the cursor says why."""
@@ -42,7 +45,7 @@ class Sender:
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
         self._path = cursor_file(folder, name)
-        self._cursor = attrs.evolve(read_cursor(self._path).succeeded(), closed="")
+        self._cursor = attrs.evolve(read_cursor(self._path).succeeded(), closed="", said=())
         self._writing = threading.Lock()
         self._call: tuple[str, float] | None = None
 
@@ -70,7 +73,7 @@ class Sender:
 
     def say(self, text: str) -> None:
         """What the plugin tells the user is told by the run."""
-        self._write(attrs.evolve(self._cursor, said=text))
+        self._write(attrs.evolve(self._cursor, said=(*self._cursor.said[-SAID:], without_secrets(text))))
 
     def _give(self, parent: Parent, tracker: Tracker, piece: News) -> None:
         event = piece.event

@@ -42,7 +42,7 @@ class Beside:
         self._trouble: Cursor | None = None
         self._told = 0
         self._late = False
-        self._said = read_cursor(cursor_file(folder, name)).said
+        self._said: set[str] = set()
 
     @property
     def cursor(self) -> Cursor:
@@ -126,9 +126,9 @@ class Beside:
     def report(self) -> None:
         """Tell how it fares, when that has changed."""
         cursor = self.cursor
-        if cursor.said and cursor.said != self._said:
-            self._said = cursor.said
-            self._say(f"{self.name}: {cursor.said}")
+        for text in [text for text in cursor.said if text not in self._said]:
+            self._said.add(text)
+            self._say(f"{self.name}: {text}")
         if cursor.error and cursor.failures != 1:  # one failure may be a hiccup
             self._complain(f"cannot send: {cursor.error}; it tries again")
         elif self._trouble is not None and not cursor.error and _beyond(cursor, self._trouble):

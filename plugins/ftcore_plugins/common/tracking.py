@@ -1,8 +1,8 @@
 """What trackers share: how a run's journal is named and laid out for those that look at it elsewhere.
 
-Names are grouped by the part before the first slash: `train/loss`, `eval/loss`, `system/cpu`. What `score` counts
-by class (`target/X`, `predicted/X`, `confusion/X/Y`) goes into `counts/`, so that a few hundred curves of it do not
-bury the others.
+Names are grouped by the part before the first slash: `train/loss`, `eval/loss`, `system/cpu`. Should a point have what
+`score` counts by class (`target/X`, `predicted/X`, `confusion/X/Y`), it goes into `counts/`, so that a few hundred
+curves of it do not bury the others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ import attrs
 
 from ftcore.api import Event
 
-__all__ = ["Answered", "answers", "artifact_facts", "counts", "flat", "grouped", "judged", "machine", "model_facts"]
+__all__ = [
+    "Answered",
+    "answers",
+    "artifact_facts",
+    "counted",
+    "counts",
+    "flat",
+    "grouped",
+    "judged",
+    "machine",
+    "model_facts",
+]
 
 COUNTED = ("target", "predicted", "confusion")
 LOGIN_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
@@ -64,17 +75,21 @@ def judged(event: Event) -> dict[str, float]:
 
 
 def counts(scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """How often each class was the `target` and was `predicted`: of scores, or of a point's `eval_...` figures.
+    """What scores count: how often each class was the `target`, and was `predicted`.
 
-    Both have the same classes in the same order; empty where nothing was counted.
+    Both have the same classes in the same order; empty where nothing was counted. A point has no counts: take them
+    from `answers` events.
     """
-    plain = {name.removeprefix("eval_"): value for name, value in scores.items() if _is_number(value)}
-    found = {
-        kind: {name.removeprefix(f"{kind}/"): float(n) for name, n in plain.items() if name.startswith(f"{kind}/")}
-        for kind in ("target", "predicted")
-    }
+    found = {kind: _of_kind(kind, scores) for kind in ("target", "predicted")}
     classes = list(dict.fromkeys([*found["target"], *found["predicted"]]))
     return {kind: {name: by.get(name, 0.0) for name in classes} for kind, by in found.items()} if classes else {}
+
+
+def counted(event: Event) -> dict[str, dict[str, float]]:
+    """The same of an `answers` event, named as its figures are: `target` while training, else `target_before`."""
+    when = event.values.get("when")
+    moment = f"_{when}" if when in ("before", "after") else ""
+    return {f"{kind}{moment}": by for kind, by in counts(_table(event.values.get("scores"))).items()}
 
 
 def answers(event: Event, folder: Path) -> list[Answered]:
@@ -113,6 +128,11 @@ def machine(folder: Path) -> dict[str, str | int | float | bool]:
     except (OSError, ValueError):  # a scratch run has none
         return {}
     return flat({name: _table(manifest.get(name)) for name in ("environment", "versions")})
+
+
+def _of_kind(kind: str, scores: Mapping[str, Any]) -> dict[str, float]:
+    named = {name.removeprefix(f"{kind}/"): n for name, n in scores.items() if name.startswith(f"{kind}/")}
+    return {name: float(n) for name, n in named.items() if _is_number(n)}
 
 
 def _answered(row: Mapping[str, Any], folder: Path) -> Answered:

@@ -89,6 +89,7 @@ def lookouts(run: Run, config: Options) -> tuple[list[Lookout], list[Lookout]]:
         Idle(profile, config, lagging),
         Slower(config),
         Creeping(config),
+        Creeping(config, "a GPU"),
         Full(run, config),
     ]
     return [each for each in learning if each.sign not in config.off], [

@@ -75,7 +75,7 @@ class Stuck:
         first, of_first = mean_and_error(self._losses[:third])
         fall, noise = first - now, math.hypot(error, of_first)
         ahead = step.total / (len(self._losses) - third)  # it may only be slow
-        if fall > self.STILL * first or (fall + 2 * noise) * max(1.0, ahead) > self.AT_MOST * first:
+        if fall > self.STILL * first or (fall + 3 * noise) * max(1.0, ahead) > self.AT_MOST * first:
             return None
         text = f"the loss has not fallen in {step.number} steps: it began at {first:.3g}, and is {now:.3g}"
         return Finding(text, self._advice())

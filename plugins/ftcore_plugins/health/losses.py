@@ -20,7 +20,7 @@ class Rising(Quiet):
     """The mean of a window against that of the best one before it, in units of their noise."""
 
     sign = Sign.LOSS_RISING
-    SIGMAS = 7.0
+    SIGMAS = 8.0
     """The best of many windows is low by chance, and the worst one is high: that is worth 4 or 5 already."""
 
     OF_START, JUMP = 0.1, 1.5

@@ -7,17 +7,18 @@ import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 from ftcore.api import Run, Step
 from ftcore_plugins.health.options import Options
-from ftcore_plugins.health.signs import Finding, Quiet, Sign
+from ftcore_plugins.health.signs import Finding, Quiet, Sign, gpus
 
 GIB = 2**30
 MEMORY = "system/process_memory"
 
 
 class Creeping(Quiet):
-    """Memory of the process that grows and grows: each eighth of the samples has a higher mean than the one before.
+    """Memory of the process, or of the fullest card, that grows and grows, from each eighth of the samples to the next.
 
     It is looked at when there are a quarter more samples than the last time. The first eighth, in which caches fill,
     does not count; what levels off is no leak.
@@ -28,15 +29,18 @@ class Creeping(Quiet):
     LEAST = 0.1
     """GiB that memory must have grown by."""
 
-    def __init__(self, options: Options) -> None:
-        self._growth = options.memory_growth
+    LATER = 0.4
+    """Share of the growth that must be in the later half: of a leak, half of it is."""
+
+    def __init__(self, options: Options, where: Literal["the process", "a GPU"] = "the process") -> None:
+        self._growth, self._where = options.memory_growth, where
         self._samples: list[tuple[int, float]] = []
         self._next = float(self.FEWEST)
         self._finding: Finding | None = None
 
     def step(self, step: Step) -> Finding | None:
         """See `Lookout`."""
-        held = step.metrics.get(MEMORY)
+        held = step.metrics.get(MEMORY) if self._where == "the process" else max(gpus(step, "memory"), default=None)
         if held is None or not math.isfinite(held):
             return self._finding
         self._samples.append((step.number, held))
@@ -51,16 +55,14 @@ class Creeping(Quiet):
         means = [math.fsum(held for _, held in part) / size for part in parts]
         rises = [after - before for before, after in pairwise(means)]
         grown = means[-1] - means[0]
-        # A curve that levels off has done most of its rise by its middle.
-        level = sum(rises[len(rises) // 2 :]) < grown / 3
+        level = sum(rises[len(rises) // 2 :]) < self.LATER * grown
         if min(rises) <= 0 or level or grown < max(self.LEAST, self._growth * means[0]):
             return None
         rate = grown / max(1, parts[-1][0][0] - parts[0][0][0])
         end = means[-1] + rate * (step.total - step.number)
-        text = f"memory of the process creeps up: {means[0]:.2f} GiB at step {parts[0][0][0]}, {means[-1]:.2f} GiB now"
-        advice = (
-            "stop with a checkpoint and go on with ftcore run --resume, and leave out plugins one by one to find it"
-        )
+        first = f"{means[0]:.2f} GiB at step {parts[0][0][0]}"
+        text = f"memory of {self._where} creeps up: {first}, {means[-1]:.2f} GiB now"
+        advice = "ftcore stop the run and go on with it in a fresh process; leave plugins out to find which one leaks"
         return Finding(f"{text}, and about {end:.1f} GiB at the end at this rate", advice)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Protocol
 
@@ -67,3 +67,9 @@ class Quiet:
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> Finding | None:  # noqa: ARG002
         """See `Lookout`."""
         return None
+
+
+def gpus(step: Step, figure: str) -> Iterator[float]:
+    """What was sampled of each graphics card, such as its `temperature`; mostly nothing, since samples are rare."""
+    end = f"/{figure}"
+    return (value for name, value in step.metrics.items() if name.startswith("system/gpu") and name.endswith(end))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
 
 from ftcore.api import Profile, Step
 from ftcore_plugins.health.advice import more_workers
 from ftcore_plugins.health.options import Options
-from ftcore_plugins.health.signs import Finding, Quiet, Sign
+from ftcore_plugins.health.signs import Finding, Quiet, Sign, gpus
 from ftcore_plugins.health.windows import Window, median
 
 WARM = 10
@@ -61,7 +60,7 @@ class Idle(Quiet):
 
     def step(self, step: Step) -> Finding | None:
         """See `Lookout`."""
-        uses = [*_gpus(step, "utilization")]
+        uses = [*gpus(step, "utilization")]
         if not uses:
             return self._finding
         self._uses.append(min(uses))
@@ -102,7 +101,7 @@ class Slower(Quiet):
         if tokens is None or seconds is None or self._skipped < WARM:
             self._skipped += 1
             return None
-        self._heat = (*_gpus(step, "temperature"),) or self._heat
+        self._heat = (*gpus(step, "temperature"),) or self._heat
         self._tokens, self._seconds, self._steps = self._tokens + tokens, self._seconds + seconds, self._steps + 1
         if self._steps >= self.STEPS and self._seconds >= self.SECONDS:
             self._finding = self._compared(self._tokens / self._seconds)
@@ -127,8 +126,3 @@ class Slower(Quiet):
             )
         cool = f", since the GPU is cool ({hottest:.0f} degrees Celsius)" if self._heat else ""
         return f"look with ftcore monitor for other processes and a slow disk{cool}"
-
-
-def _gpus(step: Step, figure: str) -> Iterator[float]:
-    ending = f"/{figure}"
-    return (value for name, value in step.metrics.items() if name.startswith("system/gpu") and name.endswith(ending))

@@ -34,16 +34,17 @@ def mlflow_errors(place: Place) -> Iterator[None]:
         raise RunError(f"plugin.mlflow: {place.shown} {told or f'{how}: {_short(error)}'}") from error
     except ImportError as error:
         raise RunError(f"plugin.mlflow: {place.shown} needs a package of its own: {_short(error)}") from error
-    except (OSError, *_of_databases()) as error:  # the first also of requests
+    except _out_of_reach() as error:
         raise RunError(f"plugin.mlflow: {place.shown} cannot be reached: {_short(error)}") from error
 
 
-def _of_databases() -> tuple[type[Exception], ...]:
+def _out_of_reach() -> tuple[type[Exception], ...]:
+    """What requests, the file system and databases raise."""
     try:
         from sqlalchemy.exc import SQLAlchemyError
     except ImportError:  # with a server, there is no need of it
-        return ()
-    return (SQLAlchemyError,)
+        return (OSError,)
+    return (OSError, SQLAlchemyError)
 
 
 def _short(error: BaseException) -> str:

@@ -40,7 +40,7 @@ class Files:
             self._client.get_run(self._run_id)  # raises when it is the server that is away: then all is tried again
             if not self._told:
                 self._told = True
-                LOG.warning("mlflow keeps the figures, but takes no files: %s", _short(error))
+                LOG.warning("the figures are kept, but no files are taken: %s", _short(error))
 
 
 def _short(error: BaseException) -> str:

@@ -131,5 +131,6 @@ def _context() -> ssl.SSLContext:
 
 
 def _said(error: BaseException) -> str:
-    text = str(getattr(error, "reason", error)).strip().partition("\n")[0]
+    reason = getattr(error, "reason", error)
+    text = str(getattr(reason, "strerror", None) or reason).strip().partition("\n")[0]
     return text or type(error).__name__

@@ -21,7 +21,7 @@ __all__ = ["send_model"]
 
 LOG = logging.getLogger("ftcore.plugins.mlflow")
 FOLDER = "model"
-GIB = 2**30
+MB = 1e6
 
 
 def send_model(client: Any, config: Any, run: Run, remembered: Remembered, step: int) -> Remembered:
@@ -29,13 +29,13 @@ def send_model(client: Any, config: Any, run: Run, remembered: Remembered, step:
     source = _source(config.log_model, run.folder)
     if source is None:
         advice = "turn on [plugin.merge]" if config.log_model == "merged" else "the run has saved none"
-        LOG.warning("mlflow: there is no %s model to log; %s", config.log_model, advice)
+        LOG.warning("there is no %s model to log; %s", config.log_model, advice)
         return remembered
     remembered = _made(client, config, run, remembered, source)
     if str(client.get_logged_model(remembered.model_id).status) == "READY":
         return remembered
     with patient():
-        _send_files(client, remembered.model_id, source)
+        _send_files(client, remembered.model_id, source, config.log_model)
         _send_description(client, remembered, source, config.log_model)
     if config.registered_model:
         _register(client, config.registered_model, remembered)
@@ -90,10 +90,10 @@ def _looks(source: Path) -> str:
     return hashlib.sha256(json.dumps(facts).encode(errors="backslashreplace")).hexdigest()
 
 
-def _send_files(client: Any, model_id: str, source: Path) -> None:
+def _send_files(client: Any, model_id: str, source: Path, what: str) -> None:
     files = _files(source)
     size = sum(path.stat().st_size for path in files)
-    LOG.info("mlflow: sending %d files of the model, %.2f GiB", len(files), size / GIB)
+    LOG.info("sending the %s model: %d files of %s", what, len(files), f"{size / MB:,.1f} MB")
     there: dict[str, dict[str, int | None]] = {}
     for path in files:
         inside = path.parent.relative_to(source).as_posix()

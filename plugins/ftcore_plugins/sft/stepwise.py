@@ -18,15 +18,15 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from ftcore.api import MASKED, Control, Decision, Example, PreparedData, RowLoss, RunError, Step, World
+from ftcore.api import MASKED, Control, Decision, PreparedData, RunError, Step, World
 from ftcore_plugins.sft import Options, checkpoint, memory
-from ftcore_plugins.sft.batches import ITEMS, ByLength, checked, origins_of
+from ftcore_plugins.sft.batches import ITEMS, checked, origins_of
 from ftcore_plugins.sft.broken import not_a_number
 from ftcore_plugins.sft.labelled import LabelledLoss
 from ftcore_plugins.sft.layout import LaidOutTrainer
+from ftcore_plugins.sft.looking import own_losses
 from ftcore_plugins.sft.order import StepOrder
-from ftcore_plugins.sft.out_of_memory import SMALLER_BATCH, SmallerParts, memory_told
-from ftcore_plugins.sft.randomness import undisturbed
+from ftcore_plugins.sft.out_of_memory import SmallerParts
 from ftcore_plugins.sft.ranks import Filled, RankOrder
 from ftcore_plugins.sft.rows import TrainingRows
 from ftcore_plugins.sft.unrounded import unrounded
@@ -111,19 +111,9 @@ class StepwiseTrainer(LaidOutTrainer):
 
     def held_out_metrics(self) -> dict[str, float]:
         """`eval_loss` in nats per trained token of the held-out rows; empty without such rows."""
-        own = self.own_losses(self.held_out).values()
+        own = own_losses(self, self.held_out, self._collate).values()
         nats, tokens = self.ranks.sums(math.fsum(loss.nats for loss in own), sum(loss.tokens for loss in own))
         return {"eval_loss": nats / tokens} if tokens else {}
-
-    def own_losses(self, examples: Sequence[Example]) -> dict[int, RowLoss]:
-        """The loss of each example that falls to this rank, by its place."""
-        found: dict[int, RowLoss] = {}
-        with memory_told(SMALLER_BATCH), undisturbed(self.model), torch.no_grad(), self.accelerator.autocast():
-            for places, own in ByLength(examples, self.args.per_device_eval_batch_size, _tokens).of(self.ranks):
-                batch = self._prepare_inputs(self._collate([examples[place] for place in places]))
-                losses = self.labelled_loss.of_rows(self.running_model, batch)
-                found |= dict(zip(places, losses, strict=True)) if own else {}
-        return found
 
     # Steps
 
@@ -270,7 +260,3 @@ class StepwiseTrainer(LaidOutTrainer):
             "memory": memory.peak(self.args.device),
         }
         return Step(number=number, total=self.args.max_steps, epoch=float(self.state.epoch or 0.0), metrics=metrics)
-
-
-def _tokens(example: Example) -> int:
-    return len(example.input_ids)

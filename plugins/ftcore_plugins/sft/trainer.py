@@ -14,12 +14,11 @@ from ftcore_plugins.common.generation import stop_at
 from ftcore_plugins.common.hub import reads_images
 from ftcore_plugins.common.quiet import no_progress_bars, quiet_logger
 from ftcore_plugins.sft import Options
-from ftcore_plugins.sft.answers import answer
 from ftcore_plugins.sft.arguments import sft_config
-from ftcore_plugins.sft.batches import ByLength
 from ftcore_plugins.sft.kernels import compile_layers
 from ftcore_plugins.sft.loading import read
-from ftcore_plugins.sft.out_of_memory import SMALLER_BATCH, memory_told
+from ftcore_plugins.sft.looking import own_answers, own_losses
+from ftcore_plugins.sft.out_of_memory import memory_told
 from ftcore_plugins.sft.packing import Packed
 from ftcore_plugins.sft.packing_proof import prove_packing
 from ftcore_plugins.sft.randomness import undisturbed
@@ -112,27 +111,19 @@ class SftTrainer:
 
     def losses(self, examples: Sequence[Example]) -> Sequence[RowLoss]:
         """See `ftcore.api.Trainer`. Rows are not packed, whatever they are trained in."""
-        return self._in_order(self.inner.own_losses(examples), len(examples))
+        return self._in_order(own_losses(self.inner, examples, self._data.collate), len(examples))
 
     def generate(self, examples: Sequence[Example], max_new_tokens: int, temperature: float = 0.0) -> Sequence[str]:
         """See `ftcore.api.Trainer`. What is drawn follows from the run's seed and how often it was asked before."""
-        inner, texts = self.inner, dict[int, str]()
-        batches = ByLength(examples, inner.args.per_device_eval_batch_size, _prompt_tokens)
-        with memory_told(SMALLER_BATCH), undisturbed(inner.model), inner.accelerator.autocast():
-            if temperature:
-                torch.manual_seed(self._next_seed())
-            for places, own in batches.of(inner.ranks):
-                answers = answer(
-                    inner.model,
-                    self._loaded.processor,
-                    self._data,
-                    [examples[place] for place in places],
-                    max_new_tokens,
-                    device=inner.args.device,
-                    together=inner.is_sharded and inner.ranks.size > 1,
-                    temperature=temperature,
-                )
-                texts |= dict(zip(places, answers, strict=True)) if own else {}
+        texts = own_answers(
+            self.inner,
+            self._loaded.processor,
+            self._data,
+            examples,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=self._next_seed() if temperature else 0,
+        )
         return self._in_order(texts, len(examples))
 
     def _in_order(self, own: Mapping[int, T], number: int) -> list[T]:
@@ -151,7 +142,3 @@ class SftTrainer:
     def save(self, folder: Path) -> Loaded:
         """See `ftcore.api.Trainer`."""
         return write(folder, self._run, self.inner, self._loaded)
-
-
-def _prompt_tokens(example: Example) -> int:
-    return len(example.prompt_ids)

@@ -14,7 +14,7 @@ from ftcore_plugins.common.tracking import (
     Answered,
     answers,
     artifact_facts,
-    counts,
+    counted,
     flat,
     grouped,
     judged,
@@ -63,12 +63,11 @@ class TensorBoardTracker:
         self.send([point for point in read_points(self._run.folder / "metrics.jsonl") if point.step == sent])
 
     def send(self, points: Sequence[Point]) -> None:
-        """A point of a curve for each figure, and histograms of what was counted by class."""
+        """A point of a curve for each figure."""
         for point in points:
             self._step = point.step
             if self._is_new(point.step, "eval" if any(name.startswith("eval_") for name in point.metrics) else "train"):
                 self._files.scalars(grouped(point.metrics), point.step, point.time)
-                self._show_counts(counts(point.metrics), point.step, point.time)
         self._files.flush()
 
     def tell(self, event: Event) -> None:
@@ -115,10 +114,8 @@ class TensorBoardTracker:
         rows = answers(event, self._run.folder)
         when = event.values.get("when")
         self._files.text(f"samples/{when}", _answers(rows), event.step, event.time)
-        figures = judged(event)
-        if figures:  # those from during the training come as points
-            self._files.scalars(figures, event.step, event.time)
-            self._show_counts(counts(event.values.get("scores") or {}), event.step, event.time)
+        self._files.scalars(judged(event), event.step, event.time)
+        self._show_counts(counted(event), event.step, event.time)
         for row in rows:
             for number, image in enumerate(row.images, start=1):
                 if self._images.setdefault(image, event.step) == event.step:  # it stays the same all along
@@ -129,10 +126,9 @@ class TensorBoardTracker:
         for kind, by in by_kind.items():
             self._files.bars(f"actions/{kind}", list(by.values()), step, time)
         if by_kind:
-            classes = {
-                name: f"{by_kind['target'][name]:g} | {by_kind['predicted'][name]:g}" for name in by_kind["target"]
-            }
-            self._files.text("actions", _table(classes, "action | target | predicted"), step, time)
+            target, predicted = by_kind.values()
+            names = {name: f"{count:g} | {predicted[name]:g}" for name, count in target.items()}
+            self._files.text("actions", _table(names, "action | target | predicted"), step, time)
 
     def _is_new(self, *key: Any) -> bool:
         """Whether this process has not shown it; what follows a step is given anew when the run goes back to it."""

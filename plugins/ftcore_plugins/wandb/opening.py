@@ -37,7 +37,7 @@ def board_of(config: Options, run: Run, identity: str, facts: Mapping[str, Any])
         raise RunError("plugin.wandb: no key of Weights & Biases; set WANDB_API_KEY")
     _keep_below(run.folder / "wandb")
     import wandb
-    from wandb.errors import CommError
+    from wandb.errors import Error
 
     try:
         board = wandb.init(
@@ -56,8 +56,9 @@ def board_of(config: Options, run: Run, identity: str, facts: Mapping[str, Any])
             allow_val_change=True,
             settings=_settings(config),
         )
-    except CommError as error:
-        raise RunError(f"plugin.wandb: {server()} cannot be reached: {str(error).partition(chr(10))[0]}") from error
+    except Error as error:  # a server that is away, a key that is refused
+        said = str(error).strip().partition("\n")[0]
+        raise RunError(f"plugin.wandb: the run cannot be opened at {server()}: {said}") from error
     board.define_metric("step", hidden=True)
     board.define_metric("*", step_metric="step")
     return board

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcore.api import Event, EventKind, Point, Run, RunError, RunState, read_events, read_points
-from ftcore_plugins.common.tracking import artifact_facts, counts, flat, grouped, judged, machine, model_facts
+from ftcore_plugins.common.tracking import artifact_facts, counted, flat, grouped, judged, machine, model_facts
 from ftcore_plugins.wandb.opening import board_of, identity_of
 from ftcore_plugins.wandb.recorded import Log, Row, logs_of
 from ftcore_plugins.wandb.showing import histograms, log_artifact, pictures, samples
@@ -69,9 +69,7 @@ class WandBTracker:
     def send(self, points: Sequence[Point]) -> None:
         """A row for each point. Returns when they are written down, from where `wandb sync` could send them too."""
         for point in points:
-            shown = counts(point.metrics)
-            self._add(point.step, point.time, {**grouped(point.metrics), **histograms(shown)})
-            self._name_actions(shown)
+            self._add(point.step, point.time, grouped(point.metrics))
         self._settle()
 
     def tell(self, event: Event) -> None:
@@ -110,12 +108,12 @@ class WandBTracker:
     def _show_answers(self, event: Event) -> None:
         when, folder = event.values.get("when"), self._run.folder
         grid = pictures(event, folder)
-        shown = counts(event.values.get("scores") or {})
-        figures = judged(event)
+        shown, figures = counted(event), judged(event)
         row = {f"{SAMPLES}{when}": samples(event, folder), **({f"images/{when}": grid} if grid else {}), **figures}
-        self._add(event.step, event.time, {**row, **(histograms(shown) if figures else {})})
+        self._add(event.step, event.time, {**row, **histograms(shown)})
         self._board.summary.update(figures)
-        self._name_actions(shown)
+        if shown:  # what the bins of the histograms stand for
+            self._configure({"actions": list(next(iter(shown.values())))})
         self._settle()
 
     def _show_artifact(self, event: Event) -> None:
@@ -136,10 +134,6 @@ class WandBTracker:
     def _settle(self) -> None:
         if self._next > self._first:
             self._log.wait_for(self._next - 1, PATIENCE)
-
-    def _name_actions(self, shown: Mapping[str, Mapping[str, float]]) -> None:
-        if shown:  # what the bins of the histograms stand for
-            self._configure({"actions": list(shown["target"])})
 
     def _configure(self, facts: Mapping[str, Any]) -> None:
         self._board.config.update(dict(facts), allow_val_change=True)

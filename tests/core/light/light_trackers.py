@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import logging
 import os
 import resource
 import signal
@@ -78,6 +79,8 @@ class LightTracker:
     @hookimpl
     def track(self, run: Run, settings: Mapping[str, Any], sent: int) -> Writer:
         writer = Writer(self.config)
+        logging.getLogger("ftcore.plugins.light_tracker").info("see %s", self.config.path.name)
+        logging.getLogger("ftcore.plugins.light_tracker").warning("it is light")
         writer.note(
             "track",
             run=run.name,
@@ -114,4 +117,5 @@ class Writer:
         wanted = passing.read_text("utf-8").strip() if passing.exists() else self.config.fault
         where, _, kind = wanted.partition("=")
         if where in (place, "all"):
+            self.config.path.with_suffix(".hit").touch()
             FAULTS[kind]()
