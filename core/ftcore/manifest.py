@@ -33,9 +33,9 @@ BITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY",
 class Manifest:
     """Everything that a later reader needs to know about a run. Fields are stable; new ones may be added.
 
-    `saved_at` is the step whose weights lie in `adapter/` or `model/`, and `saved_after` the step that the run had come
-    to by then: a later one, where the best checkpoint's were put back. It is behind `step` while a run trains on. `best`
-    is the best checkpoint that the run has: its `step`, and the `value` of the `metric` there.
+    `saved_at` is the step whose weights lie in `adapter/` or `model/`; it is behind `step` while a run trains on.
+    `saved_after` is the step that the run had come to by then: a later one, where the best checkpoint's weights were
+    put back. `best` is the best checkpoint that the run has: its `step`, and the `value` of the `metric` there.
     `folder` is where the run lay when this was written: paths in `exports` begin with it.
     """
 

@@ -20,7 +20,7 @@ class Options:
 
 
 class TensorBoard:
-    """Curves, histograms of actions, answers with images, hyper-parameters, exports and their proofs."""
+    """Writes curves, histograms of actions, answers with images, settings and proofs to TensorBoard's event files."""
 
     Config = Options
 

@@ -45,7 +45,7 @@ class Options:
 
 
 class WandB:
-    """Curves, configuration, histograms of actions, answers with images, exports and their proofs."""
+    """Sends curves, configuration, histograms of actions, answers with images, and proofs to Weights & Biases."""
 
     Config = Options
 
