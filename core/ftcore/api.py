@@ -8,6 +8,7 @@ from ftcore.hardware.usage import process_peak
 from ftcore.hookspecs import hookimpl
 from ftcore.journal.events import read_events
 from ftcore.journal.metrics import read_points
+from ftcore.secrets import without_logins, without_secrets
 from ftcore.shipping.card import write_card
 from ftcore.tables import DataTable, ExportTable, HardwareTable, ModelTable, RunTable, TrainTable, option
 from ftcore.values import (
@@ -102,5 +103,7 @@ __all__ = [
     "process_peak",
     "read_events",
     "read_points",
+    "without_logins",
+    "without_secrets",
     "write_card",
 ]

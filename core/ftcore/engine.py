@@ -235,9 +235,11 @@ def _checked_plugins(loaded: LoadedProfile, run: Run, display: Display, record: 
 def _launch_or_execute(
     plugins: Plugins, run: Run, manifest: Manifest, display: Steady, begun: Begun, *, trace: bool
 ) -> Outcome:
-    if run.world.size > 1:
-        return execute(plugins, run, manifest, display, begun)
+    if not run.world.is_main:
+        return execute(plugins, run, manifest, display)
     with locked(run.folder, COMMAND_LOCK):
+        if run.world.size > 1:
+            return execute(plugins, run, manifest, display, begun)
         with locked(run.folder):  # the workers read from the folder that, and how, the run goes on
             write_resumed(run, manifest)
         begun(run.folder)

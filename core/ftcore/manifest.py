@@ -19,6 +19,7 @@ import attrs
 from ftcore.errors import RunError
 from ftcore.files import file_digest, write_json
 from ftcore.hardware.machine import this_machine
+from ftcore.journal.lines import number_of
 from ftcore.plugins import Active
 from ftcore.values import Artifact, Ledger, Outcome, Proof, RunState, Sample, Verdict
 
@@ -36,6 +37,8 @@ class Manifest:
     `saved_at` is the step whose weights lie in `adapter/` or `model/`; it is behind `step` while a run trains on.
     `saved_after` is the step that the run had come to by then: a later one, where the best checkpoint's weights were
     put back. `best` is the best checkpoint that the run has: its `step`, and the `value` of the `metric` there.
+    `stopped_at` is the step that a plugin ended training at before its end, `stop_reason` why; `reason` is why the run
+    itself ended as it did.
     `folder` is where the run lay when this was written: paths in `exports` begin with it.
     """
 
@@ -53,6 +56,7 @@ class Manifest:
     step: int = 0
     total_steps: int = 0
     stopped_at: int = 0
+    stop_reason: str = ""
     saved_at: int = 0
     saved_after: int = 0
     best: Mapping[str, Any] = attrs.field(factory=dict)
@@ -152,12 +156,15 @@ def _require_kinds(manifest: Manifest) -> None:
         dict: ("settings", "versions", "environment", "data", "model", "best", "loss", "scores"),
         list: ("plugins", "samples", "exports", "resumes"),
         int: ("step", "total_steps", "stopped_at", "saved_at", "saved_after"),
-        str: ("name", "created", "ended", "reason", "folder"),
+        str: ("name", "created", "ended", "reason", "stop_reason", "folder"),
     }
     for kind, names in kinds.items():
         for name in names:
             if not isinstance(getattr(manifest, name), kind):
                 raise ValueError(f"{name} is of another kind")
+    figures = [*manifest.loss.values(), *(figure for scores in manifest.scores.values() for figure in scores.values())]
+    if any(number_of(figure) is None for figure in figures):
+        raise ValueError("a loss or a score is no number")
 
 
 def now() -> str:

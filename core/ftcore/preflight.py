@@ -15,6 +15,7 @@ from ftcore.errors import PluginError, Problem, ProfileError
 from ftcore.evaluation.best import score_problems
 from ftcore.hardware.findings import hardware_problems
 from ftcore.isolation import Report, Traced
+from ftcore.options import options_of
 from ftcore.plugins import Active, Plugins
 from ftcore.processes.placement import launch_problems, world_size
 from ftcore.profile import LayeredProfile, Table, read_profile
@@ -52,6 +53,12 @@ class LoadedProfile:
         tables["run"]["name"] = self.run_name
         tables["hardware"]["profile"] = self._hardware_profile()
         plugins = {plugin.source.name: as_table(plugin.config) for plugin in self.active if not plugin.fallback}
+        return {**tables, "plugin": plugins}
+
+    def defaults(self) -> Table:
+        """The same, with the default of every option that has one."""
+        tables = {name: _defaults(cls) for name, cls in CORE_TABLES.items()}
+        plugins = {each.source.name: _defaults(type(each.config)) for each in self.active if not each.fallback}
         return {**tables, "plugin": plugins}
 
     def _hardware_profile(self) -> str | list[str]:
@@ -123,6 +130,10 @@ def check_profile(
 def as_table(value: Any) -> Table:
     """An attrs instance as a TOML table: no None, paths as strings, tuples as lists."""
     return {name: _plain(item) for name, item in attrs.asdict(value, recurse=False).items() if item is not None}
+
+
+def _defaults(cls: type[Any]) -> Table:
+    return {each.name: _plain(each.default) for each in options_of(cls) if each.default is not None}
 
 
 def _plain(value: Any) -> Any:

@@ -18,10 +18,10 @@ from ftcore.hardware.usage import set_threads
 from ftcore.manifest import Manifest, read_manifest
 from ftcore.plugins import Plugins, implemented_hooks
 from ftcore.preflight import LoadedProfile, check_profile, load_profile
-from ftcore.resuming import changed_since, changes_between, fingerprint_of, pinned
+from ftcore.resuming import began_with, changed_since, changes_between, fingerprint_of, pinned
 from ftcore.runlog import FILE as RUN_LOG
 from ftcore.runlog import RunLog
-from ftcore.runs import PROFILE, locked
+from ftcore.runs import PROFILE, borrowed
 from ftcore.signals import StopSignals
 from ftcore.values import Loaded, Run, RunState, Trainer
 
@@ -121,7 +121,7 @@ def opened(
     plugins, warnings = check_profile(loaded, run, report=shown.say)
     shippers = {name for hook in ("export", "publish") for name in plugins.implementers(hook)}
     with ExitStack() as stack:
-        stack.enter_context(locked(place))
+        stack.enter_context(borrowed(place))
         log = stack.enter_context(RunLog(place, shown))
         for warning in warnings:
             if warning.key.partition("plugin.")[2].partition(".")[0] in shippers:  # the others are about training
@@ -162,7 +162,7 @@ def saved_in(folder: Path) -> Path | None:
 
 
 def _changes(manifest: Manifest, loaded: LoadedProfile, ships: set[str]) -> list[str]:
-    before, now = (_about_the_model(settings, ships) for settings in (manifest.settings, loaded.settings()))
+    before, now = (_about_the_model(settings, ships) for settings in (began_with(manifest, loaded), loaded.settings()))
     return changes_between(before, now)
 
 

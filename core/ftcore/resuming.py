@@ -25,18 +25,15 @@ def resumed_manifest(
     `allow_changes`.
     """
     settings = loaded.settings()
-    changes = changes_between(manifest.settings, settings)
+    changes = changes_between(began_with(manifest, loaded), settings)
     if manifest.state == RunState.FINISHED and not changes:
         raise RunError(f"{folder} has finished; to train on, pass --set train.max_steps=N and --allow-changes")
     if changes and not allow_changes:
         raise ProfileError(f"the profile has changed since the run began ({'; '.join(changes)}); pass --allow-changes")
     resumed = {"at": now(), "changes": changes, "changes_allowed": allow_changes, "checkpoint": checkpoint}
-    return attrs.evolve(
-        restarted_manifest(manifest),
-        settings=settings,
-        stopped_at=0 if changes else manifest.stopped_at,
-        resumes=[*manifest.resumes, resumed],
-    )
+    if changes or checkpoint not in (None, manifest.stopped_at):  # else it must not train on
+        manifest = attrs.evolve(manifest, stopped_at=0, stop_reason="")
+    return attrs.evolve(restarted_manifest(manifest), settings=settings, resumes=[*manifest.resumes, resumed])
 
 
 def restarted_manifest(manifest: Manifest) -> Manifest:
@@ -84,6 +81,15 @@ def last_checkpoint(
     start = f"the checkpoint of step {checkpoint.step}" if checkpoint else "the start; no checkpoint was committed"
     say(f"going on from {start}")
     return checkpoint
+
+
+def began_with(manifest: Manifest, loaded: LoadedProfile) -> dict[str, Any]:
+    """The settings of the run, and the default of each option that the version it began with did not have."""
+    before, defaults = manifest.settings, loaded.defaults()
+    plugins = before.get("plugin", {})
+    known = {name: {**defaults["plugin"].get(name, {}), **table} for name, table in plugins.items()}
+    tables = {name: {**table, **before.get(name, {})} for name, table in defaults.items()}
+    return {**before, **tables, "plugin": known}
 
 
 def changes_between(before: Any, after: Any, key: str = "") -> list[str]:

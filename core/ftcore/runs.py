@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import itertools
+import math
 import os
 import re
 import shutil
@@ -22,16 +23,18 @@ import tomli_w
 
 from ftcore.errors import ProfileError, RunError
 from ftcore.files import replace_text
-from ftcore.journal.metrics import read_metrics
+from ftcore.journal.metrics import read_points
 from ftcore.journal.writing import METRICS
 from ftcore.manifest import FILE, Manifest, read_manifest
 from ftcore.values import RunState
 
 PROFILE = "profile.toml"
 LOCK = ".lock"
+"""Held by whoever works in the folder: the main worker of the run, or a command that uses what an ended one has left."""
+
 COMMAND_LOCK = ".command.lock"
-"""Held by the command that the user started, from a run's first moment to its last. The other one is the main worker's,
-which may be another process, on another machine."""
+"""Held by the process that the user started, from a run's first moment to its last: while it is held, the run goes on.
+The main worker may be another process, on another machine, and is a new one after each restart."""
 
 LOCK_TRIES = 10
 INTERRUPTED = "interrupted"
@@ -94,12 +97,24 @@ def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
         # Else a worker process of the run, which outlives a killed run for a moment, holds it on.
         os.register_at_fork(after_in_child=file.close)
         if not _acquired(file):
-            file.seek(0)
-            raise RunError(f"{folder} is in use by {file.read().strip() or 'another process'}; wait for it")
+            raise _in_use(folder / name)
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+@contextmanager
+def borrowed(folder: Path) -> Iterator[None]:
+    """Hold a run that has ended, to use what it has left. Raises `RunError` as `locked` does, also while it goes on."""
+    with locked(folder):
+        if _is_held(folder / COMMAND_LOCK):  # its main worker is not up yet, or starts anew
+            raise _in_use(folder / COMMAND_LOCK)
+        yield
+
+
+def _in_use(lock: Path) -> RunError:
+    return RunError(f"{lock.parent} is in use by {lock.read_text('utf-8').strip() or 'another process'}; wait for it")
 
 
 def _lock_file(path: Path) -> TextIO:
@@ -123,8 +138,13 @@ def _acquired(file: TextIO) -> bool:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a live process holds the run."""
+    """Whether a live process holds the folder: the run itself, or a command that uses it."""
     return any(_is_held(folder / name) for name in (COMMAND_LOCK, LOCK))
+
+
+def has_worker(folder: Path) -> bool:
+    """Whether a live process works in the folder; a run that starts again has none for a moment."""
+    return _is_held(folder / LOCK)
 
 
 @attrs.frozen(kw_only=True)
@@ -137,11 +157,10 @@ class Holder:
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """The process to ask when a run is to end: the command that the user started, or else the main worker."""
-    for name in (COMMAND_LOCK, LOCK):
-        path = folder / name
-        if _is_held(path) and (found := HOLDER.fullmatch(path.read_text("utf-8"))):
-            return Holder(pid=int(found["pid"]), host=found["host"], lock=path)
+    """The process that the user started, which is to be asked when a run that goes on is to end."""
+    path = folder / COMMAND_LOCK
+    if _is_held(path) and (found := HOLDER.fullmatch(path.read_text("utf-8"))):
+        return Holder(pid=int(found["pid"]), host=found["host"], lock=path)
     return None
 
 
@@ -188,7 +207,7 @@ def list_runs(output_dir: Path) -> list[RunInfo]:
 
 def state_of(folder: Path, manifest: Manifest) -> str:
     """How a run stands: `interrupted` when it was killed, else as its manifest says."""
-    if manifest.state != RunState.RUNNING or is_locked(folder):
+    if manifest.state != RunState.RUNNING or _is_held(folder / COMMAND_LOCK):
         return str(manifest.state)
     last = read_manifest(folder).state  # it may have ended since, and writes that before it lets go
     return INTERRUPTED if last == RunState.RUNNING else str(last)
@@ -197,14 +216,16 @@ def state_of(folder: Path, manifest: Manifest) -> str:
 def run_info(folder: Path) -> RunInfo:
     """How the run in `folder` stands. Raises `RunError` when it is no run."""
     manifest = read_manifest(folder)
-    lines = [line for line in read_metrics(folder / METRICS) if "loss" in line]
-    last = lines[-1] if lines else {}
+    step, loss = 0, None
+    for point in read_points(folder / METRICS):
+        if "loss" in point.metrics:
+            step, loss = point.step, point.metrics["loss"]
     return RunInfo(
         name=folder.name,
         folder=folder,
         state=state_of(folder, manifest),
         created=manifest.created,
-        step=max(manifest.step, last.get("step", 0)),
+        step=max(manifest.step, step),
         total_steps=manifest.total_steps,
-        loss=last.get("loss"),
+        loss=loss if loss is not None and math.isfinite(loss) else None,
     )

@@ -101,7 +101,7 @@ class Session:
         self._stage("exporting")
         if not self._main:
             return Outcome(state=RunState.FINISHED, folder=run.folder, step=step)
-        finished = attrs.evolve(judge.outcome(run, before, after, step=step), reason=self._record.manifest.reason)
+        finished = attrs.evolve(judge.outcome(run, before, after, step=step), reason=self._record.manifest.stop_reason)
         shipment = Shipment(plugins=plugins, run=run, saved=saved, exports=run.folder / EXPORTS, sizes=sizes)
         self._begin_to_ship(shipment, finished)
         written = ship(shipment, loaded, data, note=self._record.artifact, say=self._display.say)
@@ -156,9 +156,9 @@ class Session:
         found = self._ranks.tell(self._last_step)
         checkpoint = self._store.at(found) if found else None
         step, told = self._steps(asked, checkpoint) if self._main else self._followed_steps(asked, checkpoint)
-        if told:
+        if told and step < asked.trainer.total_steps:
             self._display.say(f"stopped at step {step}: {told}")
-            self._record.update(attrs.evolve(self._record.manifest, stopped_at=step, reason=told))
+            self._record.update(attrs.evolve(self._record.manifest, stopped_at=step, stop_reason=told))
         done = bool(told) or step >= asked.trainer.total_steps or self._run.world.size == 1
         stopped = self._ranks.tell(lambda: self._stop(done=done))
         if stopped is not None:

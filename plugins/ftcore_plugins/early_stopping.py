@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 
 import attrs
 
@@ -196,16 +198,12 @@ def patience_of(run: Run, config: Options) -> int:
 
 
 def spent(events: Iterable[Event], points: Iterable[Point]) -> float:
-    """Seconds that earlier attempts took: from their first stage to their last sign of life."""
-    total, begin, last = 0.0, None, 0.0
-    for event in events:
-        if event.kind is EventKind.STAGE and event.values.get("number") == 1:
-            total += last - begin if begin is not None else 0.0
-            begin = event.time
-        last = event.time
-    if begin is None:
-        return 0.0
-    return total + max([last, *(point.time for point in points if point.time > begin)]) - begin
+    """Seconds that earlier attempts took: each from its first stage to its last sign of life."""
+    told = [*events]
+    begun = [event.time for event in told if event.kind is EventKind.STAGE and event.values.get("number") == 1]
+    signs = sorted([*(event.time for event in told), *(point.time for point in points)])
+    attempts = pairwise([*begun, math.inf])
+    return math.fsum(max(0.0, signs[bisect_left(signs, after) - 1] - begin) for begin, after in attempts)
 
 
 def _request(reason: str) -> StopRequest | None:

@@ -10,15 +10,18 @@ import tomllib
 
 import attrs
 import pytest
+import tomli_w
 
 from ftcore import engine
 from ftcore.checkpoints import CheckpointStore, verify
 from ftcore.cli import HIDDEN
 from ftcore.display import Silent
 from ftcore.errors import ExitCode, Interrupted, PluginError, ProfileError, RunError
+from ftcore.journal.events import read_events
 from ftcore.manifest import read_manifest
 from ftcore.processes.launch import worker_command
 from ftcore.runs import is_locked, list_runs
+from ftcore.tables import TrainTable
 from ftcore.values import RunState
 from journals import figures
 
@@ -446,6 +449,25 @@ def test_a_run_that_was_stopped_early_trains_on_when_told_to(run):
     assert steps(folder) == list(range(1, 13))
 
 
+def test_an_option_that_an_older_version_did_not_have_is_no_change(desk, fail):
+    folder = fail("step:5")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    profile = tomllib.loads((folder / "profile.toml").read_text())
+    for settings in (manifest["settings"], profile):
+        for table, name in (("run", "without"), ("train", "load_best"), ("train", "eval_samples")):
+            del settings[table][name]
+        del settings["plugin"]["light_export"]["verdict"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "profile.toml").write_text(tomli_w.dumps(profile))
+    with pytest.raises(ProfileError) as caught:
+        engine.resume(folder, sets=["train.eval_samples=3"])
+    default = attrs.fields(TrainTable).eval_samples.default
+    assert f"since the run began (train.eval_samples: {default} -> 3);" in str(caught.value)
+    assert engine.resume(folder).state == "finished"
+    assert read_manifest(folder).resumes[-1]["changes"] == []
+    assert read_manifest(folder).settings["train"]["load_best"] is False
+
+
 @pytest.mark.parametrize("name", ["nowhere", "desk"])
 def test_what_is_no_run_cannot_be_resumed(desk, name):
     with pytest.raises(RunError, match=r"is no run folder: it has no manifest.json"):
@@ -590,6 +612,22 @@ def test_a_run_that_was_stopped_early_and_failed_in_export_does_not_train_on(des
     outcome = engine.resume(folder)
     assert (outcome.state, outcome.step) == ("finished", 5)
     assert steps(folder) == [1, 2, 3, 4, 5]
+    assert outcome.reason == report(folder)["reason"] == "seen enough"
+
+
+def test_a_request_to_stop_at_the_last_step_stops_nothing(run, display):
+    outcome = run(sets=["plugin.light_diary.stop_at=10"])
+    assert (outcome.state, outcome.step, outcome.reason) == ("finished", 10, "")
+    assert not any(line.startswith("stopped at") for line in display.lines)
+
+
+def test_who_goes_back_behind_an_early_stop_trains_as_in_the_beginning(fail):
+    folder = fail("export", sets=["plugin.light_diary.stop_at=5"])
+    outcome = engine.resume(folder, checkpoint=3)
+    assert (outcome.step, outcome.reason) == (5, "seen enough"), "it is asked to stop again"
+    assert steps(folder) == [1, 2, 3, 4, 5]
+    begun = [event.values["total_steps"] for event in read_events(folder / "events.jsonl") if event.kind == "started"]
+    assert begun == [10, 10]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

@@ -131,7 +131,7 @@ def test_settings_reach_the_trainer(folder, ftcore, monkeypatch):
     found = evaluated(ftcore, folder, "--max-new-tokens", 4, "--batch-size", 3, "--draws", 123)
     assert seen == {"tokens": 4, "batch": 3, "temperature": 0.0}
     assert found["loss"]["draws"] == 123
-    assert found["interval"] == {"level": 0.95, "method": "percentile bootstrap over rows", "seed": 42}
+    assert found["interval"] == {"level": 0.95, "method": "expanded percentile bootstrap over rows", "seed": 42}
 
 
 def test_a_person_reads_figures_and_answers(folder, ftcore):

@@ -22,7 +22,7 @@ from ftcore.display.watching import Watched
 from ftcore.errors import RunError
 from ftcore.journal.writing import Journal
 from ftcore.manifest import read_manifest
-from ftcore.runs import locked
+from ftcore.runs import COMMAND_LOCK, locked
 from ftcore.values import Event, EventKind, Notice, RunState
 from light_processes import begin, in_the_steps
 
@@ -39,7 +39,7 @@ def trained(finished):
     attrs.evolve(read_manifest(finished), state=RunState.RUNNING).write(finished)
     for name in ("events.jsonl", "metrics.jsonl"):
         (finished / name).unlink()
-    with locked(finished), Journal(finished) as journal:
+    with locked(finished, COMMAND_LOCK), Journal(finished) as journal:
         journal.event(EventKind.STAGE, number=5, total=7, title="training")
         journal.begin(0, 100)
         for step in range(1, 51):

@@ -22,7 +22,7 @@ from ftcore.report import document, labels, samples
 from ftcore.report.actions import action_names, confusion
 from ftcore.report.charts import charts_of
 from ftcore.report.comparison import comparison, flat
-from ftcore.report.curves import ALL_POINTS, Curve, curves_of, drawn, most_points, summary
+from ftcore.report.curves import ALL_POINTS, Curve, curves_of, drawn, most_points
 from ftcore.report.document import as_json, write_report
 from ftcore.report.markup import Html, change, duration, number, shortened, table, tag
 from ftcore.report.outcome import marks_of
@@ -132,12 +132,19 @@ def test_of_a_step_that_comes_twice_the_later_value_counts():
 
 
 def test_a_summary_says_where_the_extremes_are():
-    found = summary(curve(3.0, math.nan, 1.0, 2.0)).as_json()
+    found = curve(3.0, math.nan, 1.0, 2.0).summary.as_json()
     assert found == {
         "points": 4, "missing": 1, "first": 3.0, "last": 2.0, "mean": 2.0, "median": 2.0,
         "min": 1.0, "min_step": 3, "max": 3.0, "max_step": 1,
     }  # fmt: skip
-    assert summary(curve(math.nan)).as_json()["max"] is None
+    assert curve(math.nan).summary.as_json()["max"] is None
+
+
+def test_figures_of_an_explosion_do_not_cost_the_page():
+    found = curve(*[1.5e308] * 3, 1.0)
+    assert found.summary.mean == pytest.approx(1.125e308)
+    assert drawn(found, 2).means[1]
+    assert (number(1.5e308), number(-2e15), number(1e14)) == ("1.50e+308", "-2.00e+15", "100,000,000,000,000")
 
 
 def test_charts_share_what_belongs_together():

@@ -17,7 +17,7 @@ from ftcore.errors import RunError
 from ftcore.files import replace_text
 from ftcore.manifest import read_manifest
 from ftcore.requests import FILE, Requests
-from ftcore.runs import COMMAND_LOCK, LOCK, holder_of, locked, run_info
+from ftcore.runs import COMMAND_LOCK, LOCK, borrowed, holder_of, locked, run_info
 from ftcore.values import RunState
 from light_processes import begin, in_the_steps
 
@@ -58,7 +58,7 @@ def test_a_request_is_seen_once_and_looked_for_once_a_second(asked):
 def test_what_was_asked_of_a_process_that_is_gone_is_forgotten(tmp_path):
     (tmp_path / FILE).touch()
     os.utime(tmp_path / FILE, (1, 1))
-    with locked(tmp_path):
+    with locked(tmp_path, COMMAND_LOCK):
         Requests(tmp_path)
     assert not (tmp_path / FILE).exists()
 
@@ -152,7 +152,7 @@ def test_a_run_that_is_shipping_takes_no_more_steps(desk):
     replace_text(folder / "events.jsonl", "\n".join(events) + "\n")
     attrs.evolve(read_manifest(folder), state=RunState.RUNNING).write(folder)
     said = rf"^{folder} takes no steps any more, it is exporting; its last checkpoint is of step 10$"
-    with locked(folder), pytest.raises(RunError, match=said):
+    with locked(folder, COMMAND_LOCK), pytest.raises(RunError, match=said):
         requests.ask_for_checkpoint(folder, wait=1, say=print)
     assert not (folder / FILE).exists()
 
@@ -219,13 +219,13 @@ def held(desk):
     attrs.evolve(read_manifest(folder), state=RunState.RUNNING).write(folder)
 
     def hold(text):
-        lock = (folder / LOCK).open("r+", encoding="utf-8")
+        lock = (folder / COMMAND_LOCK).open("r+", encoding="utf-8")
         lock.truncate(0)
         lock.write(text)
         lock.flush()
         return folder
 
-    with locked(folder):
+    with locked(folder, COMMAND_LOCK):
         yield hold
 
 
@@ -252,11 +252,32 @@ def test_a_lock_that_says_nothing_is_one_sentence(held):
 # -- several processes ----------------------------------------------------------------------------
 
 
+def test_a_killed_run_that_a_command_uses_does_not_run(desk):
+    folder = engine.run(desk.load()).folder
+    attrs.evolve(read_manifest(folder), state=RunState.RUNNING).write(folder)
+    with borrowed(folder):
+        assert run_info(folder).state == "interrupted"
+        with pytest.raises(RunError, match="its process was killed"):  # and the other command is not told to end
+            requests.ask_to_stop(folder, wait=1, say=print)
+
+
+def test_a_run_whose_workers_start_again_is_used_by_nobody_else(desk):
+    folder = engine.run(desk.load()).folder
+    with (
+        locked(folder, COMMAND_LOCK),
+        pytest.raises(RunError, match=rf"in use by pid {os.getpid()} on"),
+        borrowed(folder),
+    ):
+        raise AssertionError("taken from a run that goes on")
+    with borrowed(folder), pytest.raises(RunError, match=rf"in use by pid {os.getpid()} on"):
+        engine.resume(attrs.evolve(read_manifest(folder), state=RunState.STOPPED).write(folder) or folder)
+
+
 def test_the_command_that_was_started_is_the_one_to_tell(desk):
     folder = engine.run(desk.load()).folder
     assert holder_of(folder) is None
-    with locked(folder):
-        assert holder_of(folder).lock.name == LOCK
+    with locked(folder):  # its main worker, or a command that uses what a run has left
+        assert holder_of(folder) is None
         with locked(folder, COMMAND_LOCK):
             holder = holder_of(folder)
     assert (holder.pid, holder.host, holder.lock.name) == (os.getpid(), socket.gethostname(), COMMAND_LOCK)

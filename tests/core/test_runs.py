@@ -18,6 +18,7 @@ from ftcore import engine
 from ftcore.errors import ExitCode, ProfileError, RunError
 from ftcore.manifest import FILE, new_manifest, read_manifest
 from ftcore.runs import (
+    COMMAND_LOCK,
     LOCK,
     METRICS,
     PROFILE,
@@ -34,7 +35,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from ftcore.runs import locked
-with locked(Path(sys.argv[1])):
+with locked(Path(sys.argv[1]), sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -57,8 +58,8 @@ def holder():
     """A process that holds a run's lock, killed at the end."""
     started = []
 
-    def hold(folder):
-        process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    def hold(folder, lock=LOCK):
+        process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), lock], stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -268,7 +269,7 @@ def standing(folder, **changes):
 
 
 def test_a_run_is_running_while_it_is_held_and_interrupted_once_it_is_not(folder, holder):
-    process = holder(folder)
+    process = holder(folder, COMMAND_LOCK)
     assert run_info(folder).state == "running"
     process.kill()
     process.wait()

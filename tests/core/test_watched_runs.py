@@ -7,6 +7,7 @@ import pytest
 from ftcore import engine
 from ftcore.journal.events import read_events
 from ftcore.journal.metrics import read_metrics
+from ftcore.manifest import read_manifest
 
 WATCHERS = {
     "early_stopping": "ftcore_plugins.early_stopping:EarlyStopping",
@@ -114,3 +115,17 @@ def test_what_is_stopped_early_is_not_trained_on_when_resumed_for_its_exports(wa
     monkeypatch.delenv("LIGHT_FAULT")
     outcome = engine.resume(watched.runs()[0])
     assert outcome.step == 1
+    assert outcome.reason.startswith("early_stopping: 0.00 hours are over")
+
+
+def test_a_run_that_is_stopped_early_ends_with_its_best_weights_also_when_it_goes_on(watched, monkeypatch):
+    watched.append("\n[plugin.early_stopping]\npatience = 12\nplateau_steps = 40\n")
+    monkeypatch.setenv("LIGHT_FAULT", "export=RunError")
+    with pytest.raises(engine.RunError, match="light fault"):
+        engine.run(watched.load(sets=["train.load_best=true", "train.save_limit=1"]))
+    monkeypatch.delenv("LIGHT_FAULT")
+    [folder] = watched.runs()
+    outcome, manifest = engine.resume(folder), read_manifest(folder)
+    assert (manifest.saved_at, manifest.saved_after, outcome.step) == (4, 16, 16)
+    assert outcome.reason == "early_stopping: eval_loss has not improved on 2, of step 4, for 12 steps"
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000004", "step-000016"]

@@ -226,3 +226,4 @@ def test_time_between_attempts_does_not_count():
         for kind, when, number in ((STAGE, 10, 1), (STAGE, 15, 2), (STAGE, 1000, 1), (EventKind.ENDED, 1020, 0))
     ]
     assert spent(events, [Point(step=1, time=12, metrics={}), Point(step=2, time=1030, metrics={})]) == 35.0
+    assert spent(events, [Point(step=1, time=18, metrics={})]) == 28.0, "also of an attempt before the last one"

@@ -85,7 +85,7 @@ class Progress:
             return self
         try:
             return attrs.evolve(self, **change(self, event))
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
             return self
 
     def of_total(self, total: int) -> Progress:

@@ -14,7 +14,7 @@ from ftcore.display import Display
 from ftcore.evaluation.measuring import Answering, Measured, Weights, figures, measure, scores_of
 from ftcore.evaluation.rowset import Rowset, Wanted, choose_rows
 from ftcore.evaluation.samples import picture_of
-from ftcore.evaluation.statistics import LEVEL, Draws, Interval
+from ftcore.evaluation.statistics import LEVEL, METHOD, Draws, Interval
 from ftcore.files import write_json
 from ftcore.manifest import now
 from ftcore.reopening import STAGES, Opened, opened, read_rows, reopen
@@ -58,7 +58,7 @@ class Evaluation:
             "perplexity": perplexity.as_json(),
             "scores": scores,
             "counts": dict(self.counts),
-            "interval": {"level": LEVEL, "method": "percentile bootstrap over rows", "seed": self.draws.seed},
+            "interval": {"level": LEVEL, "method": METHOD, "seed": self.draws.seed},
             "samples": list(self.samples),
         }
 

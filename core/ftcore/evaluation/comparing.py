@@ -17,7 +17,7 @@ from ftcore.evaluation.again import STEPS
 from ftcore.evaluation.differing import Difference, differences
 from ftcore.evaluation.measuring import Answering, Measured, figures, measure, scores_of
 from ftcore.evaluation.rowset import HELD_OUT, TRAINED, Rowset, Wanted, choose_rows, spread
-from ftcore.evaluation.statistics import LEVEL, Draws, Interval
+from ftcore.evaluation.statistics import LEVEL, METHOD, Draws, Interval
 from ftcore.evaluation.subjects import Subject, reference_of, same_model
 from ftcore.manifest import read_manifest
 from ftcore.reopening import STAGES, Opened, Reopened, opened, read_rows, reopen
@@ -66,7 +66,7 @@ class Comparison:
             "reference": self.reference,
             "models": [self._model(name) for name in self.measured],
             "differences": [difference.as_json() for difference in self.differences],
-            "interval": {"level": LEVEL, "method": "percentile bootstrap over rows, paired", "seed": self.draws.seed},
+            "interval": {"level": LEVEL, "method": f"{METHOD}, paired", "seed": self.draws.seed},
             "notes": list(self.notes),
             "samples": self.samples(),
         }

@@ -16,26 +16,35 @@ UNCLEAR = "no clear difference"
 
 @attrs.frozen(kw_only=True)
 class Difference:
-    """A model's figure less the reference's, on `rows` rows. The lower loss is better, and the higher score."""
+    """A model's figure less the reference's, on `rows` rows, of which it treats `changed` in another way.
+
+    The lower loss is better, and the higher score.
+    """
 
     model: str
     reference: str
     figure: str
     interval: Interval
     rows: int
+    changed: int
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or no clear difference: the interval has zero in it, or the rows are too few."""
-        low, high = self.interval.low, self.interval.high
-        if self.rows < FEWEST_ROWS or not (low > 0 or high < 0):
+        """`better`, `worse`, or no clear difference: the interval has zero in it, or too few rows changed."""
+        if self.changed < FEWEST_ROWS or not self.leaves_out_zero:
             return UNCLEAR
-        return "better" if (low > 0) != (self.figure == LOSS) else "worse"
+        return "better" if (self.interval.low > 0) != (self.figure == LOSS) else "worse"
+
+    @property
+    def leaves_out_zero(self) -> bool:
+        """Whether the whole interval is on one side."""
+        return self.interval.low > 0 or self.interval.high < 0
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        names = {"model": self.model, "reference": self.reference, "figure": self.figure, "rows": self.rows}
-        return {**names, **self.interval.as_json(), "verdict": self.verdict}
+        names = {"model": self.model, "reference": self.reference, "figure": self.figure}
+        rows = {"rows": self.rows, "changed": self.changed}
+        return {**names, **rows, **self.interval.as_json(), "verdict": self.verdict}
 
 
 def differences(
@@ -53,9 +62,9 @@ def differences(
             found.append(pair.loss(other, measured[reference]))
         else:
             notes.append(f"{name} and {reference} make other tokens of the rows, so their losses are not compared")
-        found += pair.scores(scores[name], scores[reference], len(other.answers))
-    if any(difference.rows < FEWEST_ROWS for difference in found):
-        notes.append(f"fewer than {FEWEST_ROWS} rows prove no difference, whatever they say")
+        found += pair.scores(scores[name], scores[reference])
+    if any(difference.leaves_out_zero and difference.changed < FEWEST_ROWS for difference in found):
+        notes.append(f"fewer than {FEWEST_ROWS} rows that differ prove nothing, whatever their interval")
     return tuple(found), tuple(notes)
 
 
@@ -70,25 +79,35 @@ class _Pair:
     draws: Draws
 
     def loss(self, one: Measured, other: Measured) -> Difference:
-        rows = len(one.losses)
         mine, yours = one.loss, other.loss
-        return next(self._differ(lambda at: {LOSS: mine(at)}, lambda at: {LOSS: yours(at)}, [LOSS], rows, self.draws))
+        changed = {LOSS: mine.changed(yours)}
+        rows = len(one.losses)
+        return next(self._differ(lambda at: {LOSS: mine(at)}, lambda at: {LOSS: yours(at)}, changed, rows, self.draws))
 
-    def scores(self, one: Scores, other: Scores, rows: int) -> Iterator[Difference]:
-        both = [name for name in one.values if name in one.ratios and name in other.ratios]
-        yield from self._differ(one.means, other.means, both, rows, self.draws)
-        rest = [name for name in one.compared if name in other.compared and name not in both]
-        yield from self._differ(one.again, other.again, rest, rows, draws_again(self.draws, rows, 2))
+    def scores(self, one: Scores, other: Scores) -> Iterator[Difference]:
+        changed = {name: one.changed(other, name) for name in one.compared if name in other.compared}
+        both = {name: changed[name] for name in changed if name in one.ratios and name in other.ratios}
+        yield from self._differ(one.means, other.means, both, one.rows, self.draws)
+        rest = {name: changed[name] for name in changed if name not in both}
+        yield from self._differ(one.again, other.again, rest, one.rows, draws_again(self.draws, one.rows, 2))
 
     def _differ(
-        self, one: Figures, other: Figures, names: Sequence[str], rows: int, draws: Draws
+        self, one: Figures, other: Figures, changed: Mapping[str, int], rows: int, draws: Draws
     ) -> Iterator[Difference]:
-        if not names:
+        """Of those figures of which it is said how many rows have changed."""
+        if not changed:
             return
 
         def work(places: Sequence[int]) -> dict[str, float]:
             mine, yours = one(places), other(places)
-            return {name: mine[name] - yours[name] for name in names if name in mine and name in yours}
+            return {name: mine[name] - yours[name] for name in changed if name in mine and name in yours}
 
-        for name, interval in intervals(work, rows, draws).items():
-            yield Difference(model=self.model, reference=self.reference, figure=name, interval=interval, rows=rows)
+        for name, found in intervals(work, rows, draws).items():
+            yield Difference(
+                model=self.model,
+                reference=self.reference,
+                figure=name,
+                interval=found,
+                rows=rows,
+                changed=changed[name],
+            )

@@ -157,6 +157,11 @@ class Scores:
     _score: Scorer
 
     @property
+    def rows(self) -> int:
+        """How many rows were answered."""
+        return len(self._predictions)
+
+    @property
     def compared(self) -> list[str]:
         """All but counts."""
         return [name for name in self.values if COUNT not in name]
@@ -174,6 +179,12 @@ class Scores:
         """Any of them on these rows, scored again."""
         found = self._score([self._predictions[place] for place in places])
         return {name: found[name] for name in self.compared if name in found}
+
+    def changed(self, other: Scores, name: str) -> int:
+        """How many rows score otherwise there; how many answers differ, where a row alone has no such score."""
+        if name in self.ratios and name in other.ratios:
+            return self.ratios[name].changed(other.ratios[name])
+        return sum(a.answer != b.answer for a, b in zip(self._predictions, other._predictions, strict=True))
 
 
 def scores_of(measured: Measured) -> Scores:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from ftcore.files import finite
-from ftcore.journal.lines import whole_lines
+from ftcore.journal.lines import is_step, is_torn, number_of, whole_lines
 from ftcore.values import Event, EventKind
 
 
@@ -17,7 +18,10 @@ class EventsLog:
     """Appends to `events.jsonl`; every line is handed to the system at once."""
 
     def __init__(self, path: Path) -> None:
+        torn = is_torn(path)
         self._file: TextIO = path.open("a", encoding="utf-8", errors="backslashreplace")
+        if torn:  # or the next line would be lost with it
+            self._file.write("\n")
 
     def write(self, kind: EventKind, step: int, /, **values: Any) -> float:
         """Append one line; its time."""
@@ -44,6 +48,7 @@ def event_of(line: dict[str, Any]) -> Event | None:
     """The event of a line; None for a line of another shape, such as a newer version's."""
     values = dict(line)
     kind, step, when = values.pop("event", None), values.pop("step", None), values.pop("time", None)
-    if kind not in set(EventKind) or not isinstance(step, int) or not isinstance(when, int | float):
+    moment = number_of(when)
+    if kind not in list(EventKind) or not is_step(step) or moment is None or not math.isfinite(moment):
         return None
-    return Event(kind=EventKind(kind), step=step, time=float(when), values=values)
+    return Event(kind=EventKind(kind), step=step, time=moment, values=values)

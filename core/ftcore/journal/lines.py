@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+
+LAST_STEP = 2**53
+"""No run comes so far, and every view can count so far."""
 
 
 def whole_lines(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
@@ -34,3 +39,31 @@ def parsed(raw: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return line if isinstance(line, dict) else None
+
+
+def is_torn(path: Path) -> bool:
+    """Whether the last line has no line break: a kill or a full disk came in between."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def is_step(value: Any) -> TypeGuard[int]:
+    """Whether it is the number of a step."""
+    return type(value) is int and 0 <= value <= LAST_STEP
+
+
+def number_of(value: Any) -> float | None:
+    """A figure as a float, not-a-number for null; None for what is no figure."""
+    if type(value) is float:  # as nearly all of millions are
+        return value
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer may be of any length
+        return None

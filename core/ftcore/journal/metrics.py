@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -9,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from ftcore.files import finite, replace_text
-from ftcore.journal.lines import parsed, whole_lines
+from ftcore.files import finite, replace_bytes
+from ftcore.journal.lines import is_step, number_of, parsed, whole_lines
 from ftcore.values import Point
 
 Line = dict[str, Any]
@@ -38,7 +39,7 @@ class MetricsLog:
 def read_metrics(path: Path) -> Iterator[Line]:
     """Every whole line; a torn last line of a killed run is passed over."""
     for line, _ in whole_lines(path):
-        if isinstance(line.get("step"), int):
+        if is_step(line.get("step")):
             yield line
 
 
@@ -49,17 +50,18 @@ def read_points(path: Path) -> Iterator[Point]:
 
 def point_of(line: Line) -> Point | None:
     """The point of a line; None for a line without a step. What was null is not a number."""
-    if not isinstance(line.get("step"), int):
+    if not is_step(line.get("step")):
         return None
-    kept = {name: value for name, value in line.items() if name not in ("step", "time")}
-    metrics = {name: math.nan if value is None else float(value) for name, value in kept.items() if _is_number(value)}
-    return Point(step=line["step"], time=float(line.get("time") or 0.0), metrics=metrics)
+    numbers = {name: number_of(value) for name, value in line.items() if name != "step"}
+    when = numbers.pop("time", None)
+    metrics = {name: value for name, value in numbers.items() if value is not None}
+    return Point(step=line["step"], time=when if when is not None and math.isfinite(when) else 0.0, metrics=metrics)
 
 
 def last_figure(path: Path, name: str) -> float:
     """The value of the last line that has one of that name; 0 without such a line."""
-    found = [line[name] for line in read_metrics(path) if isinstance(line.get(name), int | float)]
-    return float(found[-1]) if found else 0.0
+    found = [point.metrics.get(name, math.nan) for point in read_points(path)]
+    return next((value for value in reversed(found) if math.isfinite(value)), 0.0)
 
 
 def figure_by_step(path: Path, name: str) -> dict[int, float]:
@@ -80,11 +82,16 @@ def figure_by_step(path: Path, name: str) -> dict[int, float]:
 
 
 def cut_metrics(path: Path, step: int) -> int:
-    """Drop what was logged after `step`, since a resumed run writes it again. Returns the bytes that are left."""
-    kept = "".join(json.dumps(line) + "\n" for line in read_metrics(path) if line["step"] <= step)
-    replace_text(path, kept)
-    return len(kept.encode())
+    """Drop what was logged after `step`, since a resumed run writes it again. Returns the bytes that are left.
+
+    What stays is where it was, byte for byte, even a damaged line: trackers know it by its place.
+    """
+    raws = io.BytesIO(path.read_bytes() if path.exists() else b"")
+    kept = b"".join(raw for raw in raws if raw.endswith(b"\n") and not _is_after(raw, step))
+    replace_bytes(path, kept)
+    return len(kept)
 
 
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+def _is_after(raw: bytes, step: int) -> bool:
+    found = (parsed(raw) or {}).get("step")
+    return is_step(found) and found > step

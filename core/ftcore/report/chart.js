@@ -34,7 +34,7 @@ class Chart {
     if (this.room.marks) this.drawMarks(svg);
     const clip = `clip-${this.frame.id}`;
     const box = node("clipPath", { id: clip }, svg);
-    node("rect", { x: LEFT, y: TOP - 3, width: this.width - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM + 6 }, box);
+    node("rect", { x: LEFT - 4, y: TOP - 3, width: this.width - LEFT - RIGHT + 8, height: HEIGHT - TOP - BOTTOM + 6 }, box);
     const lines = node("g", { "clip-path": `url(#${clip})` }, svg);
     this.series.forEach((each, place) => this.drawLine(lines, each, place));
     this.over = node("g", {}, svg);

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from ftcore.report.charts import Chart, charts_of, label_of
-from ftcore.report.curves import Curve, summary
+from ftcore.report.curves import Curve
 from ftcore.report.markup import Html, duration, facts, joined, number, shortened, table, tag
 from ftcore.report.outcome import base_of, before_after, moment, parameters, parameters_line, score_pairs, seconds_of
 from ftcore.report.page import Section, assembled, curves
@@ -86,17 +86,17 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def _least(curve: Curve | None) -> str:
-    found = summary(curve).least if curve is not None else None
+    found = curve.summary.least if curve is not None else None
     return f"{number(found[0])} (step {found[1]:,})" if found else number(None)
 
 
 def _most(curve: Curve | None) -> str:
-    found = summary(curve).most if curve is not None else None
+    found = curve.summary.most if curve is not None else None
     return number(found[0] if found else None)
 
 
 def _median(curve: Curve | None) -> str:
-    return number(summary(curve).median if curve is not None else None)
+    return number(curve.summary.median if curve is not None else None)
 
 
 def _differences(records: Sequence[Record], names: Sequence[str]) -> Html:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from functools import cached_property
+from itertools import islice
+from statistics import median
 from typing import Any
 
 import attrs
@@ -19,25 +22,17 @@ DIGITS = 6
 
 
 @attrs.frozen(kw_only=True)
-class Curve:
-    """The values of one name, at steps that rise. What was not a number is NaN."""
-
-    steps: Sequence[int]
-    values: Sequence[float]
-
-
-@attrs.frozen(kw_only=True)
 class Summary:
     """A curve in a line. `least` and `most` are each a value with its step; None where nothing is a number."""
 
     points: int
     missing: int
-    first: float | None
-    last: float | None
-    mean: float | None
-    median: float | None
-    least: tuple[float, int] | None
-    most: tuple[float, int] | None
+    first: float | None = None
+    last: float | None = None
+    mean: float | None = None
+    median: float | None = None
+    least: tuple[float, int] | None = None
+    most: tuple[float, int] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The same for programs."""
@@ -49,6 +44,41 @@ class Summary:
             "max": high[0],
             "max_step": high[1],
         }
+
+
+@attrs.frozen(kw_only=True)
+class Curve:
+    """The values of one name, at steps that rise. What was not a number is NaN."""
+
+    steps: Sequence[int]
+    values: Sequence[float]
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The curve in a line."""
+        known = [value for value in self.values if math.isfinite(value)]
+        if not known:
+            return Summary(points=len(self.values), missing=len(self.values))
+        return Summary(
+            points=len(self.values),
+            missing=len(self.values) - len(known),
+            first=known[0],
+            last=known[-1],
+            mean=mean(known),
+            median=median(known),
+            least=self._first(min(known)),
+            most=self._first(max(known)),
+        )
+
+    def _first(self, value: float) -> tuple[float, int]:
+        """The value, and the first step that has it."""
+        return value, self.steps[self.values.index(value)]
+
+
+def mean(values: Sequence[float]) -> float:
+    """The parts are summed, since the sum of large numbers may be beyond all numbers."""
+    count = len(values)
+    return math.fsum([value / count for value in values])
 
 
 @attrs.frozen(kw_only=True)
@@ -84,26 +114,10 @@ def curves_of(points: Iterable[Point]) -> dict[str, Curve]:
 
 
 def _rising(steps: array[int], values: array[float]) -> Curve:
-    if any(later <= step for step, later in pairwise(steps)):
+    if any(map(operator.le, islice(steps, 1, None), steps)):  # a million pairs: in C
         latest = dict(sorted(dict(zip(steps, values, strict=True)).items()))
         steps, values = array("q", latest.keys()), array("d", latest.values())
     return Curve(steps=steps, values=values)
-
-
-def summary(curve: Curve) -> Summary:
-    """The curve in a line."""
-    finite = [(value, step) for step, value in zip(curve.steps, curve.values, strict=True) if math.isfinite(value)]
-    known = sorted(value for value, _ in finite)
-    return Summary(
-        points=len(curve.steps),
-        missing=len(curve.steps) - len(finite),
-        first=finite[0][0] if finite else None,
-        last=finite[-1][0] if finite else None,
-        mean=math.fsum(known) / len(known) if known else None,
-        median=known[len(known) // 2] if known else None,
-        least=min(finite, key=lambda pair: pair[0]) if finite else None,
-        most=max(finite, key=lambda pair: pair[0]) if finite else None,
-    )
 
 
 def most_points(curves: Mapping[str, Curve] | Sequence[Curve]) -> int:
@@ -126,7 +140,7 @@ def drawn(curve: Curve, most: int = MOST_POINTS) -> Drawn:
         finite = [curve.values[place] for place in stretch if math.isfinite(curve.values[place])]
         if finite:
             middles.append(curve.steps[stretch[len(stretch) // 2]])
-            means.append(math.fsum(finite) / len(finite))
+            means.append(mean(finite))
     places = sorted({0, *kept, len(curve.steps) - 1})
     return Drawn(
         steps=[curve.steps[place] for place in places],

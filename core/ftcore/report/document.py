@@ -9,7 +9,6 @@ from typing import Any
 
 from ftcore.files import replace_text, write_json
 from ftcore.manifest import Manifest
-from ftcore.report.curves import summary
 from ftcore.report.judged import brief
 from ftcore.report.outcome import parameters, seconds_of
 from ftcore.report.page import page
@@ -48,7 +47,7 @@ def as_json(record: Record) -> dict[str, Any]:
         "ended": record.manifest.ended,
         "seconds": seconds_of(record),
         "parameters": dict(parameters(record)),
-        "curves": {name: summary(curve).as_json() for name, curve in sorted(record.curves.items())},
+        "curves": {name: curve.summary.as_json() for name, curve in sorted(record.curves.items())},
         "notices": [{"step": event.step, **event.values} for event in record.of(EventKind.NOTICE)],
         "checkpoints": [{"step": event.step, **event.values} for event in record.of(EventKind.CHECKPOINT)],
         "evaluated": [_evaluated(event.step, event.values) for event in record.of(EventKind.ANSWERS)],

@@ -10,7 +10,7 @@ import tomli_w
 
 from ftcore.files import finite
 from ftcore.report.charts import label_of, natural
-from ftcore.report.curves import Curve, summary
+from ftcore.report.curves import Curve
 from ftcore.report.markup import Html, facts, joined, number, table, tag
 from ftcore.report.outcome import base_of, moment
 from ftcore.report.record import Record
@@ -43,7 +43,7 @@ UNITS = {"memory": "GiB", "utilization": "% in use", "temperature": "\N{DEGREE S
 
 
 def _measured(name: str, curve: Curve) -> list[str]:
-    found = summary(curve)
+    found = curve.summary
     ends = (found.least[0] if found.least else None, found.most[0] if found.most else None)
     return [_title(name), *(number(value) for value in (found.median, found.mean, *ends, found.last))]
 
@@ -63,7 +63,7 @@ def _host(name: str) -> str:
 def _waited(curves: Mapping[str, Curve]) -> str:
     if "seconds" not in curves or "data_seconds" not in curves:
         return ""
-    whole, waited = (summary(curves[name]).mean for name in ("seconds", "data_seconds"))
+    whole, waited = (curves[name].summary.mean for name in ("seconds", "data_seconds"))
     return (
         f"{100 * waited / whole:.1f}% of the time of a step was spent waiting for batches."
         if whole and waited is not None

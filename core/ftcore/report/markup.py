@@ -77,10 +77,10 @@ def number(value: float | None) -> str:
     """A figure of four digits or so, with commas; a dash for none, and for what is not a number."""
     if value is None or not math.isfinite(value):
         return "\N{EN DASH}"
-    if value == int(value) and abs(value) < 1e15:  # noqa: PLR2004 - beyond, not every whole number is one
-        return f"{int(value):,}"
     size = abs(value)
-    if size >= 1000:  # noqa: PLR2004
+    if size >= 1e15:  # noqa: PLR2004 - beyond, not every whole number is one
+        return f"{value:.2e}"
+    if value == int(value) or size >= 1000:  # noqa: PLR2004
         return f"{value:,.0f}"
     return f"{value:.2e}" if size < 1e-3 else f"{value:.4g}"  # noqa: PLR2004
 

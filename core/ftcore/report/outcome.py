@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from ftcore.report.curves import summary
 from ftcore.report.markup import Html, change, duration, facts, joined, number, tag
 from ftcore.report.plots import Mark
 from ftcore.report.record import Record
@@ -153,13 +152,13 @@ def _best(best: Mapping[str, Any]) -> str:
 
 
 def _last(record: Record, name: str) -> str:
-    return number(summary(record.curves[name]).last) if name in record.curves else ""
+    return number(record.curves[name].summary.last) if name in record.curves else ""
 
 
 def _median(record: Record, name: str) -> str:
-    return f"{number(summary(record.curves[name]).median)} (median)" if name in record.curves else ""
+    return f"{number(record.curves[name].summary.median)} (median)" if name in record.curves else ""
 
 
 def _most(record: Record, name: str, unit: str) -> str:
-    found = summary(record.curves[name]).most if name in record.curves else None
+    found = record.curves[name].summary.most if name in record.curves else None
     return f"{number(found[0])}{unit}" if found else ""

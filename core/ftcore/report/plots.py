@@ -8,9 +8,10 @@ from typing import Any
 
 import attrs
 
+from ftcore.errors import printable
 from ftcore.files import finite
 from ftcore.report.charts import Chart, Series
-from ftcore.report.curves import Curve, Drawn, Summary, drawn, most_points, summary
+from ftcore.report.curves import Curve, Drawn, Summary, drawn, most_points
 from ftcore.report.markup import Html, folded, number, table, tag
 
 COLOURS = 8
@@ -45,7 +46,7 @@ def plots(charts: Sequence[Chart], marks: Sequence[Mark] = ()) -> Plots:
     longest = max((series.curve.steps[-1] for chart in charts for series in chart.series), default=0)
     data = {
         "charts": [_data(chart, shown[chart.key]) for chart in charts],
-        "marks": [attrs.asdict(mark) for mark in marks],
+        "marks": [{**attrs.asdict(mark), "text": printable(mark.text)} for mark in marks],
         "last": longest,
     }
     frames = {chart.key: _frame(chart, shown[chart.key]) for chart in charts}
@@ -69,7 +70,7 @@ def _note(most: int) -> str:
 
 def _data(chart: Chart, shown: Sequence[Drawn]) -> dict[str, Any]:
     series = (
-        {"label": each.label, "dots": each.dots, "noisy": each.noisy, **points.as_json()}
+        {"label": printable(each.label), "dots": each.dots, "noisy": each.noisy, **points.as_json()}
         for each, points in zip(chart.series, shown, strict=True)
     )
     return {"key": chart.key, "title": chart.title, "series": list(series)}
@@ -77,7 +78,7 @@ def _data(chart: Chart, shown: Sequence[Drawn]) -> dict[str, Any]:
 
 def _frame(chart: Chart, shown: Sequence[Drawn]) -> Html:
     """The script draws into the element with the class `plot`."""
-    summaries = [summary(series.curve) for series in chart.series]
+    summaries = [series.curve.summary for series in chart.series]
     unit = tag("span", f" {chart.unit}", class_="unit") if chart.unit else ""
     heading = tag("h3", chart.title, unit, id=f"chart-{chart.key}-title")
     caption = tag("figcaption", heading, _legend(chart.series))

@@ -15,10 +15,9 @@ from ftcore.journal.writing import EVENTS, METRICS
 from ftcore.manifest import Manifest, read_manifest
 from ftcore.report.curves import Curve, curves_of
 from ftcore.report.labels import LabelledRow, read_labels
-from ftcore.runs import is_locked
-from ftcore.values import Event, EventKind, RunState
+from ftcore.runs import state_of
+from ftcore.values import Event, EventKind
 
-INTERRUPTED = "interrupted"
 EVALUATIONS = "evaluations"
 OF_STEPS = (EventKind.NOTICE, EventKind.ANSWERS, EventKind.CHECKPOINT)
 """What is no longer so when the run goes back to an earlier step."""
@@ -64,14 +63,13 @@ class Record:
 def read_record(folder: Path, manifest: Manifest | None = None) -> Record:
     """The run in `folder`. Raises `RunError` when it is none, and `OSError` for a journal that cannot be read.
 
-    `manifest` is given by whoever holds the run: it is no longer running then, whatever it says itself.
+    `manifest` is given by whoever holds the run, and has not written it yet.
     """
     known = manifest or read_manifest(folder)
-    killed = known.state == RunState.RUNNING and (manifest is not None or not is_locked(folder))
     return Record(
         folder=folder,
         manifest=known,
-        state=INTERRUPTED if killed else str(known.state),
+        state=state_of(folder, known),
         curves=curves_of(read_points(folder / METRICS)),
         events=tuple(lasting(read_events(folder / EVENTS))),
         labels=read_labels(folder),

@@ -14,7 +14,7 @@ function node(name, attributes, parent, text) {
 // As many digits as a reader can use: 1,234,567 and 0.012345 and 1.2e-5.
 function figure(value) {
   if (value === null) return "not a number";
-  if (value !== 0 && Math.abs(value) < 1e-4) return value.toExponential().replace("-", "\u2212");
+  if (value !== 0 && (Math.abs(value) < 1e-4 || Math.abs(value) >= 1e9)) return value.toExponential().replace("-", "\u2212");
   return value.toLocaleString("en", { maximumSignificantDigits: 6 }).replace("-", "\u2212");
 }
 

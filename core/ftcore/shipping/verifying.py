@@ -12,7 +12,7 @@ from ftcore.errors import ProfileError, RunError
 from ftcore.manifest import Manifest, read_manifest
 from ftcore.plugins import Active, implemented_hooks
 from ftcore.report.document import write_report
-from ftcore.runs import PROFILE, locked
+from ftcore.runs import PROFILE, borrowed
 from ftcore.shipping.against import Against, Say, compared_with, run_of
 from ftcore.shipping.exporting import EXPORTS, step_below
 from ftcore.shipping.installed import with_defaults
@@ -101,7 +101,7 @@ def _known(run_folder: Path | None, place: Path) -> Artifact | None:
 def _note(artifact: Artifact, run_folder: Path, *, listed: bool) -> None:
     """Keep what was found: beside the artifact, and in the run's manifest and report if they list it."""
     try:
-        with locked(run_folder):
+        with borrowed(run_folder):
             write_verification(artifact)
             if listed:
                 manifest: Manifest = read_manifest(run_folder).with_artifact(artifact)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ftcore.errors import printable
-from ftcore.tracking.secrets import without_secrets
+from ftcore.secrets import without_secrets
 from ftcore.tracking.starting import Beside, Say
 
 LOOK_SECONDS = 1.0

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ftcore.runs import is_locked
+from ftcore.runs import has_worker
 
 LOOK_SECONDS = 0.5
 
@@ -55,7 +55,7 @@ class Parent:
                 orphaned = True
                 faulthandler.dump_traceback_later(ORPHAN_SECONDS, exit=True)
                 self._over.set()
-            if orphaned and is_locked(self._folder):
+            if orphaned and has_worker(self._folder):
                 os._exit(0)  # the run goes on in another process, with trackers of its own
             self._tick()
 

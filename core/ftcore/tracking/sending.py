@@ -14,7 +14,7 @@ import attrs
 from ftcore.tracking.cursor import Cursor, cursor_file, read_cursor, write_cursor
 from ftcore.tracking.following import News, ending, news
 from ftcore.tracking.parent import Parent
-from ftcore.tracking.secrets import sentence, without_secrets
+from ftcore.secrets import sentence, without_secrets
 from ftcore.values import EventKind, Tracker
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from ftcore.errors import ProfileError, RunError, printable
 from ftcore.manifest import read_manifest
 from ftcore.plugins import Active, implemented_hooks
 from ftcore.preflight import LoadedProfile, load_profile
-from ftcore.runs import PROFILE, locked
+from ftcore.runs import PROFILE, borrowed
 from ftcore.tracking.beside import send_rest
 from ftcore.tracking.cursor import FOLDER, Cursor, cursor_file, write_cursor
 from ftcore.tracking.following import left
@@ -55,7 +55,7 @@ def sync(
     read_manifest(place)
     loaded = load_profile(place / PROFILE, sets=sets, switch_on=switch_on, resolved=True)
     chosen = _chosen(loaded, place, only)
-    with locked(place):
+    with borrowed(place):
         _check(loaded, chosen, place, say)
         if again:
             for plugin in chosen:

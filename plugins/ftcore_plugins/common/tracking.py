@@ -8,14 +8,13 @@ curves of it do not bury the others.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from ftcore.api import Event
+from ftcore.api import Event, without_secrets
 
 __all__ = [
     "Answered",
@@ -31,7 +30,6 @@ __all__ = [
 ]
 
 COUNTED = ("target", "predicted", "confusion")
-LOGIN_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 @attrs.frozen(kw_only=True)
@@ -46,7 +44,7 @@ class Answered:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested tables as one, `train.learning_rate` say, of scalars: lists and None as JSON, no login in a URL."""
+    """Nested tables as one, `train.learning_rate` say, of scalars: lists and None as JSON, no secrets."""
     found: dict[str, str | int | float | bool] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -161,7 +159,7 @@ def _scalar(value: Any) -> str | int | float | bool:
     if isinstance(value, bool | int | float):
         return value
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return LOGIN_IN_URL.sub("", text)
+    return without_secrets(text)
 
 
 def _table(value: Any) -> Mapping[str, Any]:

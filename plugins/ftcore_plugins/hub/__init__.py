@@ -9,9 +9,10 @@ from typing import Literal
 import attrs
 
 from ftcore.api import Artifact, Problem, Run, hookimpl, option
+from ftcore_plugins.common.asking import Refused, Unreachable
 from ftcore_plugins.common.hub_login import exchanges_tokens, find_token, hub_address, is_offline, token_source
 from ftcore_plugins.common.requirements import missing
-from ftcore_plugins.hub.account import Refused, Unreachable, ask_account
+from ftcore_plugins.hub.account import ask_account
 from ftcore_plugins.hub.names import fault_of, is_branch, named
 
 KEY = "plugin.hub"

@@ -10,9 +10,10 @@ import attrs
 from attrs import Factory
 
 from ftcore.api import Problem, Run, Tracker, hookimpl, option
+from ftcore_plugins.common.asking import Refused, Unreachable
 from ftcore_plugins.common.requirements import missing
 from ftcore_plugins.mlflow.address import Place, file_fault, find_place
-from ftcore_plugins.mlflow.login import Refused, Unreachable, ask_server
+from ftcore_plugins.mlflow.login import ask_server
 
 KEY = "plugin.mlflow"
 OLDEST = (3, 5)

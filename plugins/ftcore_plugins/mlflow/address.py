@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from ftcore.api import without_logins
+
 __all__ = ["OPTION", "VARIABLE", "Place", "file_fault", "find_place"]
 
 OPTION, VARIABLE = "plugin.mlflow.tracking_uri", "MLFLOW_TRACKING_URI"
@@ -42,7 +44,7 @@ class Place:
     @property
     def shown(self) -> str:
         """The address without a login in it."""
-        return _without_login(self.uri)
+        return without_logins(self.uri)
 
     @property
     def file(self) -> Path | None:
@@ -88,7 +90,7 @@ def _place(uri: str, source: str, runs: Path) -> Place:
 
 def _fault(uri: str, source: str) -> str:
     scheme = _scheme(uri)
-    shown = _without_login(uri)
+    shown = without_logins(uri)
     if scheme in ("", "file"):
         return f"{shown!r} is a folder, which MLflow no longer writes runs to; write {FORMS}"
     if scheme not in (*SERVERS, *DATABASES, *HOSTED):
@@ -116,9 +118,3 @@ def _host(uri: str) -> str:
         return f"{parts.hostname or ''}:{parts.port}" if parts.hostname else ""
     except ValueError:  # a port that is none
         return ""
-
-
-def _without_login(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"

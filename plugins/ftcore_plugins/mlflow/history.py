@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import attrs
+__all__ = ["History", "mark_of"]
 
-__all__ = ["History"]
-
-MARKS = ("train/loss", "eval/loss")
+LOSSES = ("train/loss", "eval/loss")
 
 
-@attrs.define
 class History:
-    """Losses by step, as MLflow has them.
+    """What MLflow had of a run when it was first asked.
 
     A resumed run takes some steps again, with the same losses but at another time, and MLflow would draw both. A
     loss that differs is news: something was changed, and both are shown.
     """
 
-    _losses: dict[str, dict[int, list[float]]] = attrs.field(factory=dict)
-
-    @classmethod
-    def read(cls, client: Any, run_id: str) -> History:
-        """Ask MLflow for it: one request for each 25,000 points."""
-        found = cls()
-        for mark in MARKS:
-            found._note(mark, ((metric.step, metric.value) for metric in client.get_metric_history(run_id, mark)))
-        return found
+    def __init__(self, client: Any, run_id: str) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._known: dict[str, dict[int, list[float]]] = {}
 
     def has(self, step: int, figures: Mapping[str, float]) -> bool:
-        """Whether a point of this step with the same loss is there."""
-        mark = next((name for name in MARKS if name in figures), None)
-        if mark is None:
-            return False
-        return any(_same(figures[mark], value) for value in self._losses.get(mark, {}).get(step, ()))
+        """Whether a point of this step with the same mark is there."""
+        mark = mark_of(figures)
+        if mark not in self._known:
+            self._known[mark] = self._read(mark)
+        return any(_same(figures[mark], value) for value in self._known[mark].get(step, ()))
 
-    def _note(self, mark: str, values: Iterable[tuple[int, float]]) -> None:
-        steps = self._losses.setdefault(mark, {})
-        for step, value in values:
-            steps.setdefault(step, []).append(value)
+    def _read(self, name: str) -> dict[int, list[float]]:
+        """One request for each 25,000 points."""
+        found: dict[int, list[float]] = {}
+        for metric in self._client.get_metric_history(self._run_id, name):
+            found.setdefault(metric.step, []).append(metric.value)
+        return found
+
+
+def mark_of(figures: Mapping[str, float]) -> str:
+    """The figure by which a point is known again: its loss if it has one."""
+    return next((name for name in LOSSES if name in figures), min(figures))
 
 
 def _same(one: float, other: float) -> bool:

@@ -23,6 +23,7 @@ class Notes:
         self._run_id: str = found.info.run_id
         self._params: dict[str, str] = dict(found.data.params)
         self._tags: dict[str, str] = dict(found.data.tags)
+        self._changed: dict[str, str] = {}
         self.metrics: dict[str, float] = dict(found.data.metrics)
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -35,9 +36,9 @@ class Notes:
             self._client.log_batch(self._run_id, params=[Param(name, fresh[name]) for name in names], synchronous=True)
             self._params.update({name: fresh[name] for name in names})
         other = {name: text for name, text in wanted.items() if self._params[name] != text}
-        changed = [f"{name}: {self._params[name]} -> {text}" for name, text in other.items()]
-        if changed:
-            self.tags({CHANGED: "; ".join(changed)})
+        self._changed |= {name: f"{name}: {self._params[name]} -> {text}" for name, text in other.items()}
+        if self._changed or self.tag(CHANGED):
+            self.tags({CHANGED: "; ".join(self._changed.values())})
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Tags; a new value replaces the old one."""

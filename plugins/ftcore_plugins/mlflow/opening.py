@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from ftcore.api import Run, RunError, Tracker
+from ftcore.api import Run, RunError, Tracker, without_secrets
 from ftcore_plugins.common.tracking import flat, machine
 from ftcore_plugins.mlflow.address import Place, file_fault, find_place
 from ftcore_plugins.mlflow.faults import mlflow_errors
@@ -41,7 +41,7 @@ def open_tracker(config: Any, run: Run, settings: Mapping[str, Any]) -> Tracker:
         notes = Notes(client, found)
         files = Files(client, remembered.run_id)
         notes.params({**flat(settings), **machine(run.folder)})
-        files.text("settings.json", json.dumps(settings, indent=1, ensure_ascii=False, default=str))
+        files.text("settings.json", without_secrets(json.dumps(settings, indent=1, ensure_ascii=False, default=str)))
     return RunTracker(
         config=config,
         run=run,

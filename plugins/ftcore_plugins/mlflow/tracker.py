@@ -10,12 +10,12 @@ from typing import Any
 
 import attrs
 
-from ftcore.api import Event, EventKind, Point, Run, RunState
+from ftcore.api import Event, EventKind, Point, Run, RunState, without_secrets
 from ftcore_plugins.common.tracking import answers, artifact_facts, counts, flat, judged, model_facts
 from ftcore_plugins.mlflow.address import Place
 from ftcore_plugins.mlflow.faults import mlflow_errors
 from ftcore_plugins.mlflow.files import Files
-from ftcore_plugins.mlflow.history import MARKS, History
+from ftcore_plugins.mlflow.history import History, mark_of
 from ftcore_plugins.mlflow.models import send_model
 from ftcore_plugins.mlflow.names import batches, clean, metrics_of
 from ftcore_plugins.mlflow.notes import Notes
@@ -56,7 +56,7 @@ class RunTracker:
         """In as few requests as MLflow allows."""
         with mlflow_errors(self.place):
             if self.adopted and self._history is None:
-                self._history = History.read(self.client, self.remembered.run_id)
+                self._history = History(self.client, self.remembered.run_id)
             metrics = [metric for point in points for metric in self._fresh(point)]
             for batch in batches(metrics, AT_ONCE):
                 self.client.log_batch(self.remembered.run_id, metrics=batch, synchronous=True)
@@ -89,8 +89,8 @@ class RunTracker:
             run_id = self.remembered.run_id
             self.client.set_terminated(run_id, status=STATES.get(state, "FAILED"), end_time=_ended(self.run.folder))
             for name in DOCUMENTS:
-                if (self.run.folder / name).is_file():
-                    self.files.file(self.run.folder / name)
+                if (path := self.run.folder / name).is_file():
+                    self.files.text(name, without_secrets(path.read_text("utf-8", "replace")))
             if state is RunState.FINISHED and self.config.log_model != "none":
                 self.remembered = send_model(self.client, self.config, self.run, self.remembered, self._last)
 
@@ -98,10 +98,11 @@ class RunTracker:
         from mlflow.entities import Metric
 
         figures = metrics_of(point)
-        if self._history is not None and self._history.has(point.step, figures):
+        if not figures or (self._history is not None and self._history.has(point.step, figures)):
             return
-        # By its loss a point is known later, so that goes last: what comes before it is there then.
-        for name in sorted(figures, key=lambda name: name in MARKS):
+        # By its mark a point is known later, so that goes last: what comes before it is there then.
+        mark = mark_of(figures)
+        for name in sorted(figures, key=lambda name: name == mark):
             yield Metric(name, figures[name], round(point.time * 1000), point.step)
 
     def _started(self, event: Event) -> None:
@@ -110,7 +111,7 @@ class RunTracker:
         if from_step:
             self.notes.tags({"ftcore.resumed_from": from_step})
         if from_step < self._last:  # steps that were sent come again
-            self._history = History.read(self.client, self.remembered.run_id)
+            self._history = History(self.client, self.remembered.run_id)
 
     def _answered(self, event: Event) -> None:
         from mlflow.entities import Metric

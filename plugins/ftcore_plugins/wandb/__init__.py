@@ -9,8 +9,9 @@ from typing import Any, Literal
 import attrs
 
 from ftcore.api import Problem, Run, Tracker, hookimpl, option
+from ftcore_plugins.common.asking import Refused, Unreachable
 from ftcore_plugins.common.requirements import missing
-from ftcore_plugins.wandb.account import Refused, Unreachable, ask_account, find_login, server
+from ftcore_plugins.wandb.account import ask_account, find_login, server
 
 KEY = "plugin.wandb"
 NO_LOGIN = (

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import http.client
-import json
-import netrc
 import os
-import urllib.error
-import urllib.request
-from configparser import ConfigParser
-from configparser import Error as ConfigError
-from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
 
-__all__ = ["Login", "Refused", "Unreachable", "ask_account", "find_login", "server"]
+from ftcore_plugins.common.asking import Refused, Unreachable, ask, basic, kept_setting, netrc_login
 
-SECONDS = 5.0
+__all__ = ["Login", "ask_account", "find_login", "server"]
+
 ADDRESS = "https://api.wandb.ai"
 HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
 """Where the service of Weights & Biases itself is: a login may name either."""
 
-UNKNOWN = (401, 403)
-QUESTION = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
-
-
-class Refused(Exception):  # noqa: N818
-    """The server does not know the key."""
-
-
-class Unreachable(Exception):  # noqa: N818
-    """The server has not answered; says why."""
+QUESTION = {"query": "query Viewer { viewer { id } }"}
 
 
 @attrs.frozen(kw_only=True)
@@ -55,16 +37,11 @@ def find_login() -> Login | None:
         return Login(source="WANDB_API_KEY", key=key)
     if os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return Login(source="WANDB_IDENTITY_TOKEN_FILE", key="")
-    if key := _netrc_key():
-        return Login(source="wandb login", key=key)
+    if found := netrc_login(*_hosts()):
+        return Login(source="wandb login", key=found[1])
     if key := _setting("api_key"):
         return Login(source="the settings of wandb", key=key)
     return None
-
-
-class _Staying(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
 
 
 def ask_account(login: Login) -> None:
@@ -75,38 +52,12 @@ def ask_account(login: Login) -> None:
     if not login.key:
         return
     if not (login.key.isascii() and login.key.isprintable() and " " not in login.key):
-        raise Refused
-    word = base64.b64encode(f"api:{login.key}".encode()).decode()
-    headers = {"Authorization": f"Basic {word}", "Content-Type": "application/json"}
-    try:
-        request = urllib.request.Request(url, data=QUESTION, headers=headers)  # noqa: S310
-        # A key must not follow a redirection to another address.
-        with urllib.request.build_opener(_Staying).open(request, timeout=SECONDS) as answer:
-            known = json.load(answer)["data"]["viewer"]
-    except urllib.error.HTTPError as error:
-        if error.code in UNKNOWN:
-            raise Refused from None
-        raise Unreachable(f"status {error.code}") from None
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError) as error:
-        text = str(getattr(error, "reason", error)).strip().partition("\n")[0]
-        raise Unreachable(text or type(error).__name__) from None
-    if known is None:
-        raise Refused
-
-
-def _netrc_key() -> str:
-    named = os.environ.get("NETRC")
-    paths = [Path(named)] if named else [Path("~/.netrc"), Path("~/_netrc")]
-    for path in (path.expanduser() for path in paths):
-        try:
-            logins = netrc.netrc(path)
-        except (OSError, netrc.NetrcParseError, ValueError):
-            continue
-        for host in _hosts():
-            found = logins.authenticators(host)
-            if found and found[2]:
-                return str(found[2])
-    return ""
+        raise Refused("it has signs that cannot be sent")
+    found = ask(url, basic("api", login.key), QUESTION).get("data")
+    if not isinstance(found, dict) or "viewer" not in found:
+        raise Unreachable("the answer is not that of Weights & Biases")
+    if found["viewer"] is None:
+        raise Refused("nobody has it")
 
 
 def _hosts() -> tuple[str, ...]:
@@ -115,10 +66,5 @@ def _hosts() -> tuple[str, ...]:
 
 
 def _setting(name: str) -> str:
-    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser()
-    parser = ConfigParser(interpolation=None)
-    try:
-        parser.read(folder / "settings", encoding="utf-8")
-    except (OSError, ConfigError, ValueError):
-        return ""
-    return parser.get("default", name, fallback="").strip()
+    folder = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
+    return kept_setting(f"{folder}/settings", "default", name)

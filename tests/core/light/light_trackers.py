@@ -1,6 +1,7 @@
 """A tracker without a server: it writes what it is given to a file, and fails in every way that a tracker can.
 
-`fault` is `PLACE=KIND`, such as `send=raises`; the same in the file `PATH.fault` comes and goes while the run does.
+`fault` is `PLACE=KIND`, such as `send=raises`, or `send=raises/3` for one call in three, drawn by chance. The same in the
+file `PATH.fault` comes and goes while the run does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import random
 import resource
 import signal
 import sys
@@ -116,6 +118,7 @@ class Writer:
         passing = self.config.path.with_suffix(".fault")
         wanted = passing.read_text("utf-8").strip() if passing.exists() else self.config.fault
         where, _, kind = wanted.partition("=")
-        if where in (place, "all"):
+        kind, _, calls = kind.partition("/")
+        if where in (place, "all") and not random.randrange(int(calls or 1)):
             self.config.path.with_suffix(".hit").touch()
             FAULTS[kind]()
