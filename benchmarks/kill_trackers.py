@@ -32,13 +32,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 LIGHT = REPOSITORY / "tests" / "core" / "light"
 sys.path[:0] = [str(REPOSITORY / "tests" / "kit")]
 
-from journals import OWN, figures  # noqa: E402
-
 from ftcore import engine, session  # noqa: E402, F401  (each trial forks from here)
 from ftcore.cli import main as ftcore  # noqa: E402
 from ftcore.journal.events import read_events  # noqa: E402
 from ftcore.runs import is_locked, run_info  # noqa: E402
 from ftcore.tracking import beside, sync  # noqa: E402, F401
+from journals import OWN, figures  # noqa: E402
 
 STEPS = 40
 FINISH_SECONDS = 3.0
@@ -76,7 +75,7 @@ PLUGINS = {"light_rows": "Rows", "light_format": "Format", "light_model": "Model
 PLUGINS |= {"light_export": "Export"}
 
 
-class Failed(Exception):
+class TrialError(Exception):
     """What a trial did not keep to."""
 
 
@@ -96,9 +95,9 @@ def main() -> int:
         folder = scratch / f"trial-{number}"
         try:
             said = trial(folder, draw, reference, kills)
-        except Exception as error:  # noqa: BLE001  (told, counted, and its folder kept)
+        except Exception as error:
             failures += 1
-            said = f"FAILED: {error}; {folder}" if isinstance(error, Failed) else traceback.format_exc()
+            said = f"FAILED: {error}; {folder}" if isinstance(error, TrialError) else traceback.format_exc()
         else:
             shutil.rmtree(folder)
         print(f"{number:>3}/{parsed.trials}  {said}", flush=True)
@@ -158,7 +157,7 @@ def begin(folder: Path, *command: str) -> int:
 
 
 def ended(child: int, seconds: float = LONGEST) -> int:
-    """The exit code. Raises `Failed` for a process that hangs."""
+    """The exit code. Raises `TrialError` for a process that hangs."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found, status = os.waitpid(child, os.WNOHANG)
@@ -167,7 +166,7 @@ def ended(child: int, seconds: float = LONGEST) -> int:
         time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    raise Failed(f"a command took more than {seconds:g} s")
+    raise TrialError(f"a command took more than {seconds:g} s")
 
 
 def runs(folder: Path) -> list[Path]:
@@ -180,7 +179,7 @@ def processes(folder: Path) -> dict[int, bool]:
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if Path(os.readlink(entry / "cwd")) == folder and b"" != (words := (entry / "cmdline").read_bytes()):
+            if (entry / "cwd").readlink() == folder and (words := (entry / "cmdline").read_bytes()):
                 found[int(entry.name)] = b"\0tracker\0" in words
         except OSError:  # it has ended
             continue
@@ -203,12 +202,15 @@ def trial(folder: Path, draw: random.Random, reference: Sequence[Mapping[str, An
                 kills[done[-1]] += 1
                 code = struck(child, folder, done[-1], draw)
         code = ended(child) if code is None else code
-        if code == 0:
+        if code == 0 or (runs(folder) and run_info(runs(folder)[0]).state == "finished"):  # killed behind its last word
             break
         if code not in (-signal.SIGKILL, 75, 130):
-            raise Failed(f"exit code {code} after {done}")
+            raise TrialError(f"exit code {code} after {done}")
         time.sleep(draw.choice([0.0, 0.0, 0.3, 1.0]))
-        child = begin(folder, *(["run", "--resume", str(run)] if (run := next(iter(runs(folder)), None)) else ["run", "light.toml"]))
+        child = begin(
+            folder,
+            *(["run", "--resume", str(run)] if (run := next(iter(runs(folder)), None)) else ["run", "light.toml"]),
+        )
     run = runs(folder)[-1]
     unsent = synced(folder, run, draw, kills)
     verify(folder, run, reference)
@@ -245,27 +247,27 @@ def synced(folder: Path, run: Path, draw: random.Random, kills: Counter[str]) ->
             kills["sync"] += 1
         if ended(child) == 0:
             return number
-    raise Failed("sync cannot send the rest")
+    raise TrialError("sync cannot send the rest")
 
 
 def verify(folder: Path, run: Path, reference: Sequence[Mapping[str, Any]]) -> None:
-    """Raises `Failed`."""
+    """Raises `TrialError`."""
     if run_info(run).state != "finished":
-        raise Failed(f"the run is {run_info(run).state}")
+        raise TrialError(f"the run is {run_info(run).state}")
     if figures(run) != reference:
-        raise Failed("metrics.jsonl differs")
+        raise TrialError("metrics.jsonl differs")
     told = [(str(event.kind), event.step) for event in read_events(run / "events.jsonl") if event.kind != "ended"]
     for name in FAULTS:
         lines = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
         given = [(step, bare(figure)) for line in lines if line["what"] == "send" for step, figure in pairs(line)]
         first = list({json.dumps(each): each for each in given}.values())
         if first != [(line["step"], bare(line)) for line in reference]:
-            raise Failed(f"{name} was given other points: {len(first)} of {len(reference)}")
+            raise TrialError(f"{name} was given other points: {len(first)} of {len(reference)}")
         heard = Counter((line["event"], line["step"]) for line in lines if line["what"] == "tell")
         if Counter(told) - heard:
-            raise Failed(f"{name} was not told {Counter(told) - heard}")
+            raise TrialError(f"{name} was not told {Counter(told) - heard}")
         if lines[-1] != {"what": "close", "state": "finished", "reason": ""}:
-            raise Failed(f"{name} was last asked to {lines[-1]}")
+            raise TrialError(f"{name} was last asked to {lines[-1]}")
     nothing_is_left(folder, run)
 
 
@@ -277,28 +279,26 @@ def pairs(line: Mapping[str, Any]) -> list[tuple[int, Mapping[str, float]]]:
 def bare(figure: Mapping[str, Any]) -> dict[str, Any]:
     """Without what no two runs share."""
     return {
-        name: value
-        for name, value in figure.items()
-        if name not in (*OWN, "step") and not name.startswith("system/")
+        name: value for name, value in figure.items() if name not in (*OWN, "step") and not name.startswith("system/")
     }
 
 
 def nothing_is_left(folder: Path, run: Path) -> None:
-    """Raises `Failed` for a process, a lock or a half-written file."""
+    """Raises `TrialError` for a process, a lock or a half-written file."""
     end = time.monotonic() + 10
     while (left := processes(folder)) and time.monotonic() < end:
         time.sleep(0.05)
     if left:
-        raise Failed(f"processes are left: {left}")
+        raise TrialError(f"processes are left: {left}")
     if is_locked(run):
-        raise Failed("the run is locked")
+        raise TrialError("the run is locked")
     for name in FAULTS:
         with (run / "trackers" / f".{name}.lock").open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     hidden = {path.name for path in run.rglob(".*")} - HIDDEN
     staging = {path.name for path in (folder / "runs").glob(".*")}
     if hidden or len(staging) > 4:
-        raise Failed(f"half-written: {hidden} {staging}")
+        raise TrialError(f"half-written: {hidden} {staging}")
 
 
 if __name__ == "__main__":

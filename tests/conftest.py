@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from mlflow_kit import Server
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -35,3 +39,22 @@ def ftcore_process() -> Callable[..., Finished]:
         )
 
     return call
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of MLflow: making one takes seconds."""
+    from mlflow_kit import empty_store
+
+    return empty_store(tmp_path_factory.mktemp("mlflow"))
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Path) -> Iterator[Server]:
+    """One for all tests; who stops it, starts it again."""
+    from mlflow_kit import Server
+
+    made = Server(tmp_path_factory.mktemp("server"), mlflow_store)
+    made.start()
+    yield made
+    made.stop()

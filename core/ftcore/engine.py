@@ -150,9 +150,10 @@ def execute(plugins: Plugins, run: Run, manifest: Manifest, display: Display, be
             outcome = _stopped_or(session.work, signals)
         except BaseException as error:
             signals.deferred = True
-            # The user reads one sentence; run.log keeps where it came from.
-            logging.getLogger("ftcore").error("the run has ended early", exc_info=error)
             failed = session.failed(error)
+            # The user reads one sentence; run.log keeps where it came from.
+            trace = None if isinstance(error, Interrupted) else error
+            logging.getLogger("ftcore").error("the run has ended early: %s", failed.reason, exc_info=trace)
             with contextlib.suppress(OSError):  # on a full disk the first error is the one to tell
                 session.ended(failed)
             if run.world.started_by != "ftcore":  # else the launcher says it, or starts again

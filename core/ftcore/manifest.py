@@ -72,6 +72,16 @@ class Manifest:
         """How the run was last told to go on; empty if it never was."""
         return self.resumes[-1] if self.resumes else {}
 
+    @property
+    def measured_otherwise(self) -> int:
+        """The last step whose evaluations were on other rows than the run has now, or of another base model."""
+        changed, last = False, 0
+        for resume in self.resumes:
+            changed = changed or "data_changed_from" in resume or "model_changed_from" in resume
+            if changed and "from_step" in resume:  # else it was killed before it got so far
+                changed, last = False, resume["from_step"]
+        return last
+
     def write(self, folder: Path) -> None:
         """Replace the manifest of the run in `folder`, whole or not at all."""
         write_json(folder / FILE, attrs.asdict(self.lying_in(folder)))
@@ -163,8 +173,10 @@ def _require_kinds(manifest: Manifest) -> None:
             if not isinstance(getattr(manifest, name), kind):
                 raise ValueError(f"{name} is of another kind")
     figures = [*manifest.loss.values(), *(figure for scores in manifest.scores.values() for figure in scores.values())]
+    ledger = {"dropped": {}, **manifest.data.get("ledger", {})}
+    figures += [*ledger.pop("dropped").values(), *ledger.values()]
     if any(number_of(figure) is None for figure in figures):
-        raise ValueError("a loss or a score is no number")
+        raise ValueError("a loss, a score or a count of rows is no number")
 
 
 def now() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -16,6 +17,13 @@ from ftcore.parameters import count_parameters
 from ftcore.report.labels import keep_labels
 from ftcore.resuming import changed_since, fingerprint_of
 from ftcore.values import Artifact, EventKind, Loaded, Run
+
+UNJUDGED: Mapping[str, Any] = {
+    "loss": {"before": None, "after": None},
+    "scores": {"before": {}, "after": {}},
+    "samples": [],
+}
+"""What the untrained model was judged by is not known any more once rows or base model are others."""
 
 
 class RunRecord:
@@ -69,6 +77,11 @@ class RunRecord:
         self.update(attrs.evolve(self.manifest, model=model))
         self.event(EventKind.MODEL, **model)
 
+    def going_on(self, step: int) -> None:
+        """The step of the checkpoint that a resumed run goes on from; of several attempts, that of the first."""
+        if self.manifest.resumes and "from_step" not in self.manifest.last_resume:
+            self.update(self._noted(from_step=step))
+
     def answers(self, when: str, judgement: Judgement) -> None:
         """What the model made of held-out rows; nothing where none are held out."""
         if judgement.loss is not None:
@@ -86,5 +99,8 @@ class RunRecord:
         if not self.manifest.last_resume.get("changes_allowed"):
             raise RunError(f"{changed}; start a new run, or pass --allow-changes to go on with it")
         self._display.say(f"warning: {changed}")
-        noted = [*self.manifest.resumes[:-1], {**self.manifest.last_resume, f"{what}_changed_from": before}]
-        self.update(attrs.evolve(self.manifest, resumes=noted))
+        self.update(attrs.evolve(self._noted(**{f"{what}_changed_from": before}), **UNJUDGED))
+
+    def _noted(self, **values: Any) -> Manifest:
+        resumes = [*self.manifest.resumes[:-1], {**self.manifest.last_resume, **values}]
+        return attrs.evolve(self.manifest, resumes=resumes)

@@ -59,7 +59,8 @@ class Opened:
         steps = ", ".join(str(each.step) for each in self.checkpoints.all())
         fix = f"pass --checkpoint with a step of {steps}" if steps else "resume it"
         if saved is None:
-            raise RunError(f"{self.run.folder} is {manifest.state} and has saved neither adapter nor model; {fix}")
+            state = "was killed" if manifest.state == RunState.RUNNING else f"is {manifest.state}"  # we hold its lock
+            raise RunError(f"{self.run.folder} {state} and has saved neither adapter nor model; {fix}")
         ended = manifest.state == RunState.FINISHED and not manifest.saved_at  # an older version did not say
         if not ended and (manifest.saved_after or manifest.saved_at) != manifest.step:
             behind = f"is of step {manifest.saved_at} and the run has gone on to {manifest.step}"

@@ -165,6 +165,7 @@ def _committed(watched: Watched, request: Path, wait: float) -> Path:
                 _place(request)
         if not watched.is_running:
             raise RunError(f"{watched.folder} ended before it wrote the checkpoint: {_end_of(watched)}")
+        _require_steps_ahead(watched)  # its last step may have come before it looked
         time.sleep(POLL_SECONDS)
     if not request.exists():
         raise RunError(f"the checkpoint is not written within {wait:g} s, it may come still; {_last(watched)}")

@@ -27,7 +27,8 @@ def resumed_manifest(
     settings = loaded.settings()
     changes = changes_between(began_with(manifest, loaded), settings)
     if manifest.state == RunState.FINISHED and not changes:
-        raise RunError(f"{folder} has finished; to train on, pass --set train.max_steps=N and --allow-changes")
+        why = f" ({manifest.reason}: change that, too)" if manifest.reason else ""
+        raise RunError(f"{folder} has finished{why}; to train on, pass --set train.max_steps=N and --allow-changes")
     if changes and not allow_changes:
         raise ProfileError(f"the profile has changed since the run began ({'; '.join(changes)}); pass --allow-changes")
     resumed = {"at": now(), "changes": changes, "changes_allowed": allow_changes, "checkpoint": checkpoint}

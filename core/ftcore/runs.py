@@ -30,7 +30,7 @@ from ftcore.values import RunState
 
 PROFILE = "profile.toml"
 LOCK = ".lock"
-"""Held by whoever works in the folder: the main worker of the run, or a command that uses what an ended one has left."""
+"""Held by whoever works in the folder: the run's main worker, or a command that uses what an ended run has left."""
 
 COMMAND_LOCK = ".command.lock"
 """Held by the process that the user started, from a run's first moment to its last: while it is held, the run goes on.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from pathlib import Path
 
 import attrs
@@ -15,7 +16,7 @@ from ftcore.display import Display
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
 from ftcore.evaluation import judge
 from ftcore.evaluation.best import Best, require_measured, require_rows
-from ftcore.files import sync_tree
+from ftcore.files import disk_is_full, sync_tree
 from ftcore.hardware.gauges import gauges_of
 from ftcore.hardware.usage import set_threads
 from ftcore.journal.metrics import last_figure
@@ -62,7 +63,11 @@ class Session:
         self._ranks = Ranks(plugins, run)
         self._main = run.world.is_main
         train = run.profile.train
-        self._best = Best(metrics=run.folder / METRICS, metric=train.best_metric)
+        self._best = Best(
+            metrics=run.folder / METRICS,
+            metric=train.best_metric,
+            otherwise=lambda: self._record.manifest.measured_otherwise,
+        )
         self._store = CheckpointStore(
             folder=run.folder / "checkpoints", keep=train.save_limit, ranked=self._best.ranked
         )
@@ -116,7 +121,7 @@ class Session:
         state = RunState.STOPPED if isinstance(error, Interrupted) else RunState.FAILED
         committed = self._store.all()
         step = committed[-1].step if committed else 0
-        return attrs.evolve(known, state=state, reason=_reason(error), step=step)
+        return attrs.evolve(known, state=state, reason=_reason(error, self._run.folder), step=step)
 
     def ended(self, outcome: Outcome) -> None:
         """Write the end into the folder, then tell the observers."""
@@ -148,8 +153,7 @@ class Session:
         self._record.answers("before", before)
         if before.scores and self._run.profile.train.eval_steps:  # or the first evaluation finds out
             require_measured(self._best.metric, judge.kept(judge.figures({"eval_loss": 0.0}, before.scores)))
-        judged = self._record.manifest.with_outcome(judge.outcome(self._run, before))
-        self._record.update(attrs.evolve(judged, total_steps=asked.trainer.total_steps))
+        self._record.update(self._record.manifest.with_outcome(judge.outcome(self._run, before)))
         return before
 
     def _train(self, asked: judge.Judge) -> int:
@@ -172,7 +176,10 @@ class Session:
         self._store.drop_after(done)
         journal = self._record.journal
         assert journal is not None  # noqa: S101
-        journal.begin(done, asked.trainer.total_steps)
+        total = asked.trainer.total_steps
+        self._record.update(attrs.evolve(self._record.manifest, total_steps=total))
+        journal.begin(done, total)
+        self._record.going_on(done)
         self._trackers.start()
         control = RunControl(
             plugins=self._plugins,
@@ -251,7 +258,10 @@ def _until_stopped(run: Run, step: int) -> Run:
     return attrs.evolve(run, profile=attrs.evolve(run.profile, train=train))
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, folder: Path) -> str:
+    if isinstance(error, OSError) and disk_is_full(error):
+        free = shutil.disk_usage(folder).free / 2**20
+        return f"no space left on the disk ({folder} has {free:.0f} MiB free); free some and resume"
     if lost_another(error) and not isinstance(error, RunError):  # torch tells of sockets
         return GONE
     return str(error) if isinstance(error, FtcoreError | Interrupted) else f"{type(error).__name__}: {error}"

@@ -27,22 +27,24 @@ def print_summary(outcome: Outcome) -> None:
 def summary_lines(outcome: Outcome) -> Iterator[str]:
     """The summary, line by line."""
     yield ""
-    yield f"{outcome.state} after {outcome.step} steps"
+    yield f"{outcome.state} after {outcome.step} steps{f': {outcome.reason}' if outcome.reason else ''}"
+    # Those with a slash are cells of a table, such as a confusion; report.json has them all.
+    scores = {name: after for name, after in outcome.scores_after.items() if "/" not in name}
+    width = max(map(len, ["held-out loss", *scores]))
     if outcome.loss_before is not None and outcome.loss_after is not None:
-        yield f"held-out loss  {outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after"
-    for name, after in outcome.scores_after.items():
-        if "/" in name:  # a figure of a table, such as one cell of a confusion; report.json has them all
-            continue
-        yield f"{name:<14} {outcome.scores_before.get(name, float('nan')):.3f} before, {after:.3f} after"
+        worse = "; worse than before training" if outcome.loss_after > outcome.loss_before else ""
+        yield f"{'held-out loss':<{width}}  {outcome.loss_before:.4f} before, {outcome.loss_after:.4f} after{worse}"
+    for name, after in scores.items():
+        yield f"{name:<{width}}  {outcome.scores_before.get(name, float('nan')):.3f} before, {after:.3f} after"
     for sample in outcome.samples[:1]:
         yield from _sample_lines(sample)
     yield ""
     for artifact in outcome.artifacts:
         yield from artifact_lines(artifact)
     yield f"{'run':<14} {outcome.folder}"
-    for name in ("adapter", "model"):
-        if (outcome.folder / name).is_dir():
-            yield f"{name:<14} {outcome.folder / name}"
+    for name, place in (("adapter", "adapter"), ("model", "model"), ("report", "report.html")):
+        if (outcome.folder / place).exists():
+            yield f"{name:<14} {outcome.folder / place}"
 
 
 def artifact_lines(artifact: Artifact) -> Iterator[str]:

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from ftcore.cli.common import complain
 from ftcore.display import Clock, Plain, Silent, Steady, choose_display, figures, plain
 from ftcore.display.lines import Lines
 from ftcore.display.live import Live
@@ -121,6 +122,14 @@ def test_the_choice(progress, kind):
     assert type(chosen) is kind, "pytest's standard error is no terminal"
     assert isinstance(choose_display(quiet=True, progress=progress), Silent)
     assert Steady(chosen).mode == (progress if progress != "auto" else "plain"), "what workers are told"
+
+
+def test_without_standard_error_nothing_is_shown_on_the_other_one(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr", None)
+    choose_display(progress="plain").say("x")
+    choose_display(progress="json").say("x")
+    complain("x")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_view_with_a_mistake_ends_no_run(caplog):

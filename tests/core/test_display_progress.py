@@ -64,7 +64,8 @@ def test_time_left_is_by_the_pace_since_training_began():
     found = after(point(5, time=18.0, loss=1.0), progress=found)
     assert found.seconds_left() == 190.0
     assert found.seconds_left(now=28.0) == 180.0, "it runs on while a step takes long"
-    assert found.seconds_left(now=1e6) == 0.0
+    assert found.seconds_left(now=1e6) is None, "it has come to a halt"
+    assert after(point(100, time=400.0, loss=1.0), progress=found).seconds_left(now=1e6) == 0.0
 
 
 def test_a_run_that_goes_on_has_the_curve_up_to_its_checkpoint_and_a_pace_of_its_own():

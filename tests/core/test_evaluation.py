@@ -9,7 +9,7 @@ import pytest
 
 from ftcore import engine
 from ftcore.errors import RunError
-from ftcore.evaluation.judge import perplexity
+from ftcore.evaluation import judge
 from ftcore.evaluation.samples import picture_of
 from ftcore.journal.events import read_events
 from ftcore.manifest import read_manifest
@@ -144,9 +144,9 @@ def test_the_size_of_the_model_is_written_down_once_it_is_adapted(desk, monkeypa
 
 
 def test_perplexity_is_the_exponential_of_the_loss():
-    assert perplexity(2.0) == {"eval_perplexity": pytest.approx(7.38905609893065)}
-    assert perplexity(5000.0) == {"eval_perplexity": math.inf}
-    assert perplexity(None) == {}
+    assert judge.figures({"eval_loss": 2.0}, {})["eval_perplexity"] == pytest.approx(7.38905609893065)
+    assert judge.figures({"eval_loss": 5000.0}, {})["eval_perplexity"] == math.inf
+    assert judge.figures({}, {"exact": 1.0}) == {"eval_exact": 1.0}
 
 
 def test_a_picture_that_cannot_be_drawn_ends_no_run(tmp_path, caplog):

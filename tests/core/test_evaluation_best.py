@@ -12,6 +12,7 @@ from ftcore import engine
 from ftcore.checkpoints import CheckpointStore, verify
 from ftcore.errors import Interrupted, RunError
 from ftcore.evaluation.best import Best
+from ftcore.journal.events import read_events
 from ftcore.manifest import read_manifest
 from ftcore.reopening import opened
 from ftcore.shipping.again import export_again
@@ -150,6 +151,15 @@ def test_what_this_process_wrote_is_not_read_again(tmp_path, monkeypatch):
     assert [checkpoint.step for checkpoint in store.all()] == [2, 3]
 
 
+def failed_at(desk, monkeypatch, place):
+    monkeypatch.setenv("LIGHT_FAULT", f"{place}=RunError")
+    with pytest.raises(RunError):
+        engine.run(desk.load(sets=[WORSE, "train.eval_steps=3", "train.save_limit=1"]))
+    monkeypatch.delenv("LIGHT_FAULT")
+    (folder,) = desk.runs()
+    return folder
+
+
 def test_a_run_keeps_its_newest_and_its_best(desk):
     outcome = engine.run(desk.load(sets=[WORSE, "train.eval_steps=3"]))
     assert committed(outcome.folder) == [3, 9, 10]
@@ -160,14 +170,41 @@ def test_a_run_keeps_its_newest_and_its_best(desk):
 
 
 def test_the_best_survives_a_resume(desk, monkeypatch):
-    monkeypatch.setenv("LIGHT_FAULT", "step:8=RunError")
-    with pytest.raises(RunError):
-        engine.run(desk.load(sets=[WORSE, "train.eval_steps=3", "train.save_limit=1"]))
-    monkeypatch.delenv("LIGHT_FAULT")
-    (folder,) = desk.runs()
+    folder = failed_at(desk, monkeypatch, "step:8")
     assert committed(folder) == [3, 6]
     engine.resume(folder)
     assert committed(folder) == [3, 10]
+
+
+@pytest.mark.parametrize(
+    ("changed", "places"),
+    [
+        ("rows", ["step:8"]),
+        ("model", ["step:8"]),
+        ("rows", ["step:8", "make_trainer"]),
+        ("rows", ["step:8", "step:8"]),
+    ],
+    ids=str,
+)
+def test_what_was_measured_on_other_rows_or_weights_is_not_compared(desk, monkeypatch, changed, places):
+    """Every loss after the change is worse than those before, and is the best all the same."""
+    folder = failed_at(desk, monkeypatch, places[0])
+    if changed == "rows":
+        desk.write_rows(13)
+    else:
+        monkeypatch.setenv("LIGHT_REVISION", "r2")
+    for place in places[1:]:
+        monkeypatch.setenv("LIGHT_FAULT", f"{place}=RunError")
+        with pytest.raises(RunError):
+            engine.resume(folder, allow_changes=True)
+        monkeypatch.delenv("LIGHT_FAULT")
+    engine.resume(folder, allow_changes=True)
+    assert committed(folder) == [9, 10]
+    manifest = read_manifest(folder)
+    assert manifest.best["step"] == 9
+    assert manifest.measured_otherwise == 6
+    befores = [event.step for event in read_events(folder / "events.jsonl") if event.values.get("when") == "before"]
+    assert len(befores) == 2  # what the untrained model is compared with is judged on the new rows, too
 
 
 # That the run ends with it

@@ -11,11 +11,11 @@ import sys
 import time
 
 import pytest
-from journals import figures
 
 from ftcore import engine
 from ftcore.checkpoints import CheckpointStore, verify
 from ftcore.runs import is_locked, run_info
+from journals import figures
 
 STEPS = 40
 KILLS = 10

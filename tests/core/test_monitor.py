@@ -208,10 +208,10 @@ def test_what_happened_on_a_line(kind, values, line):
 # -- on a terminal --------------------------------------------------------------------------------
 
 
-def on_a_terminal(folder, leave):
+def on_a_terminal(folder, leave, term="xterm-256color"):
     """Start `ftcore monitor` on a terminal, `leave` it once it has drawn; its exit code and what it drew."""
     leader, follower = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color"}
+    environment = {**os.environ, "TERM": term}
     command = [sys.executable, "-m", "ftcore.cli", "monitor", str(folder)]
     process = subprocess.Popen(command, stdin=follower, stdout=follower, stderr=follower, env=environment)
     os.close(follower)
@@ -248,6 +248,14 @@ def test_who_leaves_gets_the_terminal_back_and_the_run_goes_on(trained, way):
     assert drawn.rfind("\x1b[?25h") > drawn.rfind("\x1b[?25l"), "and the cursor"
     assert "q leaves; the run goes on" in drawn
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before, "nothing was written"
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(trained):
+    leave, expected = LEAVES["Ctrl-C"]
+    code, drawn = on_a_terminal(trained[0], leave, term="dumb")
+    assert code == expected
+    assert "\x1b" not in drawn
+    assert "[5/7] training" in drawn
 
 
 def test_it_follows_a_run_to_its_end(desk):

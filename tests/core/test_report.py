@@ -27,9 +27,10 @@ from ftcore.report.document import as_json, write_report
 from ftcore.report.markup import Html, change, duration, number, shortened, table, tag
 from ftcore.report.outcome import marks_of
 from ftcore.report.page import page
-from ftcore.report.plots import as_script
+from ftcore.report.plots import Mark, as_script, plots
 from ftcore.report.record import Record, lasting, read_record
 from ftcore.report.samples import Images
+from ftcore.runs import borrowed
 from ftcore.values import Event, EventKind, Point, RunState
 from synthetic_run import LEDGER, NASTY, Synthetic, grid
 
@@ -138,6 +139,11 @@ def test_a_summary_says_where_the_extremes_are():
         "min": 1.0, "min_step": 3, "max": 3.0, "max_step": 1,
     }  # fmt: skip
     assert curve(math.nan).summary.as_json()["max"] is None
+
+
+def test_what_turns_text_around_is_told_in_tips_as_it_is_elsewhere():
+    mark = Mark(step=1, kind="notice", text="a\u202eb", number=1)
+    assert json.loads(plots([], [mark]).data)["marks"][0]["text"] == "a\\u202eb"
 
 
 def test_figures_of_an_explosion_do_not_cost_the_page():
@@ -547,4 +553,6 @@ def test_a_folder_that_cannot_be_written_is_told(made, ftcore, monkeypatch):
 
 def test_a_killed_run_that_is_exported_is_not_called_running(made):
     killed = attrs.evolve(read_manifest(made), state=RunState.RUNNING)
-    assert read_record(made, killed).state == "interrupted"
+    killed.write(made)
+    with borrowed(made):
+        assert read_record(made, killed).state == "interrupted"

@@ -15,10 +15,11 @@ from ftcore import engine, requests
 from ftcore.checkpoints import verify
 from ftcore.errors import RunError
 from ftcore.files import replace_text
+from ftcore.journal.writing import Journal
 from ftcore.manifest import read_manifest
 from ftcore.requests import FILE, Requests
 from ftcore.runs import COMMAND_LOCK, LOCK, borrowed, holder_of, locked, run_info
-from ftcore.values import RunState
+from ftcore.values import EventKind, RunState
 from light_processes import begin, in_the_steps
 
 
@@ -106,7 +107,7 @@ def test_a_checkpoint_is_written_when_it_is_asked_for(running, ftcore):
 
 
 def ask(folder):
-    return requests.ask_for_checkpoint(folder, wait=50, say=print)
+    return requests.ask_for_checkpoint(folder, wait=20, say=print)
 
 
 def test_asked_before_training_has_begun_it_follows_the_first_step(desk, ftcore):
@@ -154,6 +155,24 @@ def test_a_run_that_is_shipping_takes_no_more_steps(desk):
     said = rf"^{folder} takes no steps any more, it is exporting; its last checkpoint is of step 10$"
     with locked(folder, COMMAND_LOCK), pytest.raises(RunError, match=said):
         requests.ask_for_checkpoint(folder, wait=1, say=print)
+    assert not (folder / FILE).exists()
+
+
+def test_asked_at_the_last_step_it_does_not_wait_for_the_exports(desk, monkeypatch):
+    folder = engine.run(desk.load()).folder
+    attrs.evolve(read_manifest(folder), state=RunState.RUNNING).write(folder)
+    (folder / "events.jsonl").unlink()
+    with locked(folder, COMMAND_LOCK), Journal(folder) as journal:
+        journal.event(EventKind.STAGE, number=5, total=7, title="training")
+        journal.begin(10, 20)
+
+        def place_too_late(request):
+            request.touch()
+            journal.event(EventKind.STAGE, number=6, total=7, title="judging after")
+
+        monkeypatch.setattr(requests, "_place", place_too_late)
+        with pytest.raises(RunError, match="takes no steps any more, it is judging after; its last checkpoint"):
+            ask(folder)
     assert not (folder / FILE).exists()
 
 

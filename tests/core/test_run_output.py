@@ -85,6 +85,14 @@ def test_a_mistake_is_an_object_too(desk, ftcore):
     assert line["text"] == "train.batch_sizes: unknown key; did you mean 'batch_size'?"
 
 
+def test_a_mistake_that_nobody_reads_is_no_success(desk, ftcore, monkeypatch):
+    def write(_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("ftcore.display.lines.Lines.__init__.__defaults__", (write,))
+    assert ftcore("run", desk.profile, "--progress", "json", "--set", "train.batch_sizes=3")[0] == 2
+
+
 def test_workers_show_progress_as_they_were_told(desk):
     desk.append("\n[plugin.light_launch]\n")
     process = begin(desk, "run", desk.profile, "--progress", "json", pause=0)

@@ -9,7 +9,8 @@ import pytest
 
 from ftcore.errors import PluginError
 from ftcore.evaluation.differing import Difference, differences
-from ftcore.evaluation.measuring import Answered, Measured, draws_again, figures, perplexity, scores_of
+from ftcore.evaluation.judge import perplexity
+from ftcore.evaluation.measuring import Answered, Measured, draws_again, figures, scores_of
 from ftcore.evaluation.rowset import spread
 from ftcore.evaluation.statistics import FEWEST_ROWS, Draws, Interval, Ratio, interval, intervals, outside
 from ftcore.values import Example, Prediction, RowLoss
@@ -65,6 +66,17 @@ def test_draws_without_the_figure_are_left_out_of_it():
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
     assert 100 < found.draws < 200
     assert math.isnan(interval(Ratio([0.0], [0.0]), 1, Draws(count=100)).low)
+
+
+def test_a_loss_that_is_no_number_is_neither_better_nor_worse():
+    nats = [3.0] * 19
+    pair = {
+        "base": measured(["no"] * 20, exact, nats=[*nats, 1.0]),
+        "run": measured(["no"] * 20, exact, nats=[*(each / 2 for each in nats), math.nan]),
+    }
+    loss = differences(pair, "base", Draws(count=200))[0][0]
+    assert math.isnan(loss.interval.low)
+    assert (loss.interval.draws, loss.verdict) == (0, "no clear difference")
 
 
 def test_figures_that_belong_together_see_the_same_draws():

@@ -9,9 +9,9 @@ import attrs
 import pytest
 
 from ftcore.journal.writing import Journal
+from ftcore.secrets import sentence, without_secrets
 from ftcore.tracking.cursor import Cursor, cursor_file, read_cursor, write_cursor
 from ftcore.tracking.following import KILLED, ending, left, news
-from ftcore.secrets import sentence, without_secrets
 from ftcore.tracking.sending import POLL_SECONDS, GaveUpError, Sender
 from ftcore.values import EventKind, RunState
 

@@ -15,6 +15,7 @@ import pytest
 from ftcore import engine
 from ftcore.journal.events import read_events
 from ftcore.journal.metrics import read_metrics
+from ftcore.tracking import dry_run
 from ftcore.tracking.cursor import cursor_file, read_cursor
 from ftcore.tracking.sync import sync
 
@@ -428,6 +429,19 @@ def test_dry_run_says_what_is_wrong(desk, track, ftcore, fault, said):
     code, out, err = ftcore("check", desk.profile, "--dry-run")
     assert (code, out) == (1, "")
     assert f"light_tracker: {said}" in err
+
+
+def test_dry_run_names_no_place_that_is_gone(desk, track, monkeypatch):
+    def tells(folder, names, options, seconds, say):
+        say(f"{names[0]}: see {folder}/events")
+        say(f"{names[0]}: see http://host")
+        return []
+
+    track("light_tracker")
+    monkeypatch.setattr(dry_run, "send_all", tells)
+    lines = []
+    dry_run.dry_run(desk.load(), lines.append)
+    assert lines == ["light_tracker: see http://host"]
 
 
 def test_dry_run_as_json(desk, track, ftcore):

@@ -14,20 +14,16 @@ import pytest
 from ftcore import engine
 from ftcore.journal.metrics import read_metrics
 from ftcore.tracking.sync import sync
-from mlflow_kit import Server, empty_store, losses
+from mlflow_kit import losses
 
 pytest.importorskip("mlflow", minversion="3.5", exc_type=ImportError)
 
 STEPS = 40
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("server")
-    made = Server(folder, empty_store(tmp_path_factory.mktemp("mlflow")))
-    made.start()
-    yield made
-    made.stop()
+@pytest.fixture
+def server(mlflow_server):
+    return mlflow_server
 
 
 @pytest.fixture
@@ -89,6 +85,7 @@ def test_a_server_that_is_stopped_and_started_lacks_nothing(tracked, server, dis
     assert run.data.metrics["eval/loss"] > 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_has_failed_there_and_goes_on_as_the_same_one(tracked, server, display):
     process = subprocess.Popen([sys.executable, "-m", "ftcore.cli", "run", tracked.profile], stdout=subprocess.DEVNULL)
     folder = until(tracked.runs)[0]

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves helpers 
 
 import pytest
 
-from mlflow_kit import Watched, empty_store
+from mlflow_kit import Watched
 from push_kit import PushHub, listening
 from push_shelf import Shelf, fill_shelf, use_hub
 from tiny_kit import Tiny, make_rows, make_run, prepare
@@ -47,11 +47,6 @@ def hub(push_server: PushHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 @pytest.fixture
 def shelf(tmp_path: Path) -> Shelf:
     return fill_shelf(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_store(tmp_path_factory.mktemp("mlflow"))
 
 
 @pytest.fixture

@@ -58,6 +58,8 @@ class Server:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
+        if self._process is not None:
+            return
         env = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", SCRIPT, str(self._folder), str(self._port)]
         with (self._folder / "server.log").open("ab") as log:

@@ -257,6 +257,24 @@ def test_the_training_loss_tells_of_it_as_well(tmp_path):
     assert heard.signs == ["perplexity"]
 
 
+@pytest.mark.parametrize("start", [2.0, 7.5])
+def test_a_run_that_diverges_from_its_start_is_told_to_lower_the_rate_and_not_to_look_at_its_rows(tmp_path, start):
+    heard = play(
+        tmp_path,
+        lambda n: {"loss": start if n <= 3 else start * min(n, 8)},
+        steps=range(1, 120),
+        evaluated=lambda n: 6 * start,
+    )
+    assert "perplexity" not in heard.signs
+    rising = heard.of("loss-rising")
+    assert rising.advice == "set train.learning_rate to 2e-05 (it is 0.0002)"
+    assert heard.notices[0][0] <= 20, "long before a window is full"
+
+
+def test_random_weights_that_learn_are_left_alone(tmp_path):
+    assert play(tmp_path, lambda n: {"loss": healthy(n)["loss"] + 6.5 * 0.99**n}, steps=range(1, 90)).signs == []
+
+
 # Options
 
 

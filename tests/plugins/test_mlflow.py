@@ -43,12 +43,21 @@ def test_figures_have_their_own_steps_and_times_and_mlflows_names(watched: Watch
     }
 
 
+def test_the_user_reads_how_to_look_at_it(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "ftcore.plugins.mlflow"):
+        watched.track()
+    [line] = [record.getMessage() for record in caplog.records if record.name == "ftcore.plugins.mlflow"]
+    assert line.startswith("mlflow server --backend-store-uri sqlite:///")
+    assert line.endswith(" shows the run")
+
+
 def test_settings_and_the_machine_are_parameters(watched: Watched, tmp_path: Path) -> None:
     watched.folder.mkdir()
     (watched.folder / "manifest.json").write_text(
         '{"created": "2026-01-02T03:04:05+00:00", "environment": {"cpus": 2}, "versions": {"torch": "2.13.0"}}'
     )
-    settings = {"train": {"betas": [0.9], "eval": None}, "data": {"columns": {"a@b": "x" * 7000}}, "k" * 300: True}
+    data = {"id": "https://me:hunter22@host/x", "columns": {"a@b": "x" * 7000}}
+    settings = {"train": {"betas": [0.9], "eval": None}, "data": data, "k" * 300: True}
     tracker = watched.track(settings)
     params = watched.seen().data.params
     assert params["train.betas"] == "[0.9]"
@@ -56,6 +65,8 @@ def test_settings_and_the_machine_are_parameters(watched: Watched, tmp_path: Pat
     assert params["data.columns.a_b"] == "x" * 5997 + "..."
     assert params["k" * 250] == "True"
     assert watched.seen().info.start_time == 1767323045000
+    data["id"] = params["data.id"]
+    assert data["id"] == "https://host/x"
     assert read_json(tracker.client, watched.seen().info.run_id, "settings.json", tmp_path) == settings
 
 
@@ -71,21 +82,26 @@ def test_points_that_come_twice_are_there_once(watched: Watched) -> None:
 
 def test_a_run_that_goes_on_is_the_same_one_and_shows_no_step_twice(watched: Watched) -> None:
     tracker = watched.track()
-    tracker.send(points(1, 9))
+    tracker.tell(event("model", base="a"))
+    tracker.send([*points(1, 9), Point(step=9, time=NOON, metrics={"eval_exact": 0.5})])
     tracker.close(RunState.FAILED, "the run was killed")
     assert watched.seen().info.status == "FAILED"
     assert watched.seen().data.tags["ftcore.reason"] == "the run was killed"
     again = watched.track({"train": {"learning_rate": 0.002, "new": 1}})
     again.tell(started(6))
     assert watched.seen().info.status == "RUNNING"
-    again.send(points(7, 12, time=NOON + 1000))
+    again.tell(event("model", base="b"))
+    again.send([*points(7, 12, time=NOON + 1000), Point(step=9, time=NOON + 1000, metrics={"eval_exact": 0.5})])
     again.close(RunState.FINISHED, "")
     assert losses(tracker.client, watched.seen().info.run_id) == [(n, 1 / n) for n in range(1, 13)]
+    assert losses(tracker.client, watched.seen().info.run_id, "eval/exact") == [(9, 0.5)]
     assert watched.seen().info.status == "FINISHED"
     tags = watched.seen().data.tags
     assert (tags["ftcore.reason"], tags["ftcore.resumed_from"]) == ("", "6")
-    assert tags["ftcore.changed"] == "train.learning_rate: 0.001 -> 0.002"
+    assert tags["ftcore.changed"] == "train.learning_rate: 0.001 -> 0.002; model/base: a -> b"
     assert watched.seen().data.params["train.new"] == "1"
+    watched.track()
+    assert watched.seen().data.tags["ftcore.changed"] == "", "it is as it was"
 
 
 def test_losses_that_differ_after_going_on_are_shown_beside_the_old_ones(watched: Watched) -> None:
@@ -101,13 +117,15 @@ def test_losses_that_differ_after_going_on_are_shown_beside_the_old_ones(watched
     ("state", "shown"),
     [(RunState.FINISHED, "FINISHED"), (RunState.STOPPED, "KILLED"), (RunState.FAILED, "FAILED")],
 )
-def test_the_end_state_is_that_of_the_run_and_its_time_too(watched: Watched, state: RunState, shown: str) -> None:
+def test_the_end_state_is_that_of_the_run_and_its_time_too(
+    watched: Watched, state: RunState, shown: str, tmp_path: Path
+) -> None:
     tracker = watched.track()
     journal = watched.folder / "events.jsonl"
     journal.write_text("{}\n")
     os.utime(journal, (NOON, NOON))
     for name in ("report.json", "report.html", "manifest.json"):
-        (watched.folder / name).write_text("{}")
+        (watched.folder / name).write_text('{"id": "https://me:hunter22@host/x"}')
     tracker.close(state, "so")
     assert (watched.seen().info.status, watched.seen().info.end_time) == (shown, NOON * 1000)
     assert files(tracker.client, watched.seen().info.run_id) == [
@@ -116,6 +134,8 @@ def test_the_end_state_is_that_of_the_run_and_its_time_too(watched: Watched, sta
         "report.json",
         "settings.json",
     ]
+    report = read_json(tracker.client, watched.seen().info.run_id, "report.json", tmp_path)
+    assert report == {"id": "https://host/x"}
 
 
 def test_answers_are_tables_with_their_images(watched: Watched, tmp_path: Path) -> None:

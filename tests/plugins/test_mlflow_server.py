@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,10 @@ from mlflow_kit import NOON, Server, Watched, event, files, losses, points, star
 pytest.importorskip("mlflow", minversion="3.5", exc_type=ImportError)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Path) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("server"), mlflow_store)
-    made.start()
-    yield made
-    made.stop()
-
-
 @pytest.fixture
-def watched(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+def watched(mlflow_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    return Watched(tmp_path / "grids-1", server.uri)
+    return Watched(tmp_path / "grids-1", mlflow_server.uri)
 
 
 def test_all_that_is_sent_is_there(watched: Watched) -> None:
@@ -50,7 +41,8 @@ def test_all_that_is_sent_is_there(watched: Watched) -> None:
     assert not any(watched.folder.parent.glob("mlflow*")), "nothing is kept here"
 
 
-def test_a_server_that_goes_and_comes_back_has_every_point_once(server: Server, watched: Watched) -> None:
+def test_a_server_that_goes_and_comes_back_has_every_point_once(mlflow_server: Server, watched: Watched) -> None:
+    server = mlflow_server
     tracker = watched.track()
     tracker.send(points(1, 5))
     server.stop()

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -38,10 +39,20 @@ class Desk:
         # The key is in the environment even when it is not needed: it must be in no file.
         return {**kept, **address, "HOME": str(self.home), "NETRC": str(self.home / ".netrc"), **more}
 
-    def work(self, folder: Path, more: Mapping[str, str] | None = None, **orders: Any) -> str:
+    def work(
+        self, folder: Path, more: Mapping[str, str] | None = None, place: Path | None = None, **orders: Any
+    ) -> str:
         command = [sys.executable, str(WORKER), str(folder), json.dumps(orders)]
         environment = self.environment(**(more or {}))
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+        done = subprocess.run(
+            command,
+            env=environment,
+            cwd=place or self.home,  # where it must leave nothing
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
         assert "Traceback" not in done.stderr, done.stderr
         return done.stdout.strip().replace("\n", "; ")
 
@@ -174,7 +185,8 @@ def test_online_an_offline_run_with_all_options_and_what_comes_later_are_one(des
     folder = tmp_path / "run"
     write_journal(folder, [point(1)])
     assert desk.work(folder, options={"mode": "offline"}, end="failed") == "sent; closed"
-    write_journal(folder, [point(1), point(2)])
+    noticed = [event(EventKind.NOTICE, 1, sign="once", text="it rises", advice="", page="")]
+    write_journal(folder, [point(1), point(2)], noticed)
     named = {
         "project": "grids",
         "entity": "lab",
@@ -184,17 +196,22 @@ def test_online_an_offline_run_with_all_options_and_what_comes_later_are_one(des
         "notes": "*n*",
     }
     online = {**named, "git": True, "mode": "online"}
-    assert desk.work(folder, options=online, sent=1, end="stopped") == "sent; closed"
+    assert desk.work(folder, options=online, place=WORKER.parent, sent=1, end="stopped") == "sent; closed"
     [run] = [run for run in desk.server.runs.values() if run.fields.get("displayName") == "my name"]
     [first] = [told for told in desk.server.told["UpsertBucket"] if told.get("entity") == "lab"][:1]
     assert (first["project"], first["groupName"]) == ("grids", "sweep")
     assert (run.fields["tags"], run.fields["notes"], run.ended) == (["a", "b"], "*n*", 0)
     assert run.fields["commit"]
     known = set(desk.server.runs)
-    write_journal(folder, [point(1), point(2, loss=7.0), point(3)])
-    assert desk.work(folder, options=named, sent=1, end="finished") == "sent; closed"
+    write_journal(folder, [point(1), point(2, loss=7.0), point(3)], noticed)
+    assert desk.work(folder, options=named, end="finished") == "sent; closed"  # as `ftcore sync --again` does
     assert set(desk.server.runs) == known
     assert steps(run, "train/loss") == [(1, 9.0), (2, 4.5), (3, 3.0)]  # nothing that is there is taken back
+    assert [alert["title"] for alert in desk.server.told["NotifyScriptableRunAlert"]].count("once") == 1
+    for each in (folder / "wandb").glob("*run-*"):
+        shutil.rmtree(each)
+    assert desk.work(folder, options=named, end="finished") == "sent; closed"
+    assert [step for step, _ in steps(run, "train/loss")] == [1, 2, 3], "the server knows how far it is"
     assert not holding_secrets(folder)
 
 

@@ -64,6 +64,24 @@ def test_the_highest_value_is_drawn(show, files):
     assert "something is wrong: gradients-explode" in text
 
 
+def test_the_last_point_is_drawn_whole(show):
+    """A run of one step has no other."""
+    box = show().page.locator("#chart-loss svg clipPath rect")
+    edge = float(box.get_attribute("x")) + float(box.get_attribute("width"))
+    points = (
+        show()
+        .page.locator("#chart-loss svg g circle")
+        .evaluate_all(
+            "points => points.map((point) => Number(point.getAttribute('cx')) + Number(point.getAttribute('r')))"
+        )
+    )
+    assert edge > max(points) > edge - 4
+
+
+def test_a_figure_beyond_all_measure_has_few_digits(show):
+    assert show().page.evaluate("[1.5e300, 1e9, 123456789].map(figure)") == ["1.5e+300", "1e+9", "123,457,000"]
+
+
 def test_a_value_that_is_missing_is_told_and_marked(show):
     shown = show()
     text = close_to(shown, 1240)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from ftcore.cli.common import add_wait, complain, print_json
+from ftcore.cli.common import add_run, add_wait, complain, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `ftcore checkpoint`."""
-    parser.add_argument("run", type=Path, help="folder of a run")
+    add_run(parser)
     add_wait(parser, "the checkpoint")
     parser.add_argument("--json", action="store_true", help="print step and path as JSON")
 

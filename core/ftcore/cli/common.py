@@ -111,6 +111,8 @@ def _unheard(error: OSError | SystemExit) -> int:
 
 def complain(text: str) -> None:
     """A message on standard error, if anyone still reads it; the exit code says the rest."""
+    if sys.stderr is None:  # `print` would take standard output instead
+        return
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr)
 
@@ -131,14 +133,24 @@ def print_json(value: Any) -> None:
 def add_profile_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """The profile, and what the command line lays over it."""
     parser.add_argument("profile", type=Path, nargs=None if required else "?", help="profile, such as profile.toml")
-    parser.add_argument(
-        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="override a key; may be repeated"
-    )
+    add_sets(parser)
     parser.add_argument(
         "--with", dest="switch_on", action="append", default=[], metavar="PLUGIN", help="switch a plugin on"
     )
     parser.add_argument(
         "--without", dest="switch_off", action="append", default=[], metavar="PLUGIN", help="switch a plugin off"
+    )
+
+
+def add_run(parser: argparse.ArgumentParser, what: str = "folder of a run") -> None:
+    """The run that a command is about."""
+    parser.add_argument("run", type=Path, metavar="RUN", help=what)
+
+
+def add_sets(parser: argparse.ArgumentParser) -> None:
+    """What is laid over a profile, or over that of a run."""
+    parser.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="override a key; may be repeated"
     )
 
 

@@ -1,4 +1,4 @@
-"""A `.env` file in the working directory: tokens and logins that belong neither into a profile nor into a shell's history."""
+"""A `.env` file in the working directory: tokens and logins that belong in no profile and in no shell's history."""
 
 from __future__ import annotations
 

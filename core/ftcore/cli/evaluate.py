@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftcore.cli.common import print_json, table
+from ftcore.cli.common import add_run, add_sets, print_json, table
 
 if TYPE_CHECKING:
     from ftcore.evaluation.again import Evaluation
@@ -16,15 +16,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `ftcore evaluate`."""
-    parser.add_argument("run", type=Path, help="folder of a run")
+    add_run(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--checkpoint", type=int, metavar="STEP", help="judge this step's checkpoint")
     which.add_argument("--base", action="store_true", help="judge the model as it was before the first step")
     add_row_arguments(parser)
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="answers to show (default: 3)")
-    parser.add_argument(
-        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="override a key; may be repeated"
-    )
+    add_sets(parser)
     parser.add_argument(
         "--allow-changes", action="store_true", help="judge although profile, data or base model changed"
     )

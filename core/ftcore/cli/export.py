@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftcore.cli.common import print_json
+from ftcore.cli.common import add_run, add_sets, print_json
 
 if TYPE_CHECKING:
     from ftcore.values import Artifact
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `ftcore export`."""
-    parser.add_argument("run", type=Path, help="folder of a run")
+    add_run(parser)
     parser.add_argument(
         "--to",
         action="append",
@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="such as q4_k_m, for the exporters that know it; may be repeated",
     )
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="export this step's checkpoint, finished or not")
-    parser.add_argument(
-        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="override a key; may be repeated"
-    )
+    add_sets(parser)
     parser.add_argument(
         "--allow-changes", action="store_true", help="export although profile, data or base model changed"
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftcore.cli.common import complain
+from ftcore.cli.common import add_run, add_sets, complain
 
 if TYPE_CHECKING:
     from ftcore.evaluation.asking import Question
@@ -19,7 +19,7 @@ PROMPT = "> "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `ftcore generate`."""
-    parser.add_argument("run", type=Path, help="folder of a run")
+    add_run(parser)
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument(
         "--data",
@@ -46,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="rows that are answered at once")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the answers there, as JSON lines")
     parser.add_argument("--overwrite", action="store_true", help="replace the file that --output names")
-    parser.add_argument(
-        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="override a key; may be repeated"
-    )
+    add_sets(parser)
     parser.add_argument(
         "--allow-changes", action="store_true", help="answer although profile, data or base model changed"
     )

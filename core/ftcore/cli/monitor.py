@@ -8,21 +8,20 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
-from pathlib import Path
 
-from ftcore.cli.common import print_json
+from ftcore.cli.common import add_run, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `ftcore monitor`."""
-    parser.add_argument("run", type=Path, help="folder of a run, running or ended")
+    add_run(parser, "folder of a run, running or ended")
     parser.add_argument("--once", action="store_true", help="print one picture, and end")
     parser.add_argument("--json", action="store_true", help="print one picture as JSON, and end")
 
 
 def main(parsed: argparse.Namespace) -> int:
     """Watch."""
-    from ftcore.display import is_terminal
+    from ftcore.display import can_move
     from ftcore.display.watching import Watched
     from ftcore.errors import ExitCode, Interrupted
 
@@ -35,7 +34,7 @@ def main(parsed: argparse.Namespace) -> int:
     try:
         if parsed.once or not watched.is_running:
             following.print_once(watched)
-        elif is_terminal(sys.stdout):
+        elif can_move(sys.stdout):
             following.follow_on_screen(watched)
         else:
             following.follow_in_lines(watched, partial(print, flush=True))

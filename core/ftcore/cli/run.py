@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="on standard error: a live view, plain lines, or one JSON object a line (default: live in a terminal, "
         "else plain)",
     )
-    shown.add_argument("--quiet", action="store_true", help="show no progress")
+    shown.add_argument("--quiet", action="store_true", help="show neither progress nor summary")
     parser.add_argument("--json", action="store_true", help="print the report as JSON at the end, also of a failed run")
 
 
@@ -58,7 +58,8 @@ def main(parsed: argparse.Namespace) -> int:
             with suppress(OSError, ValueError):  # its disk may be full, or the reader gone: that is not the news
                 _print_report(begun[-1])
         if isinstance(error, FtcoreError | Interrupted) and isinstance(display, Lines) and not follower():
-            display.fail(str(error), error.exit_code)
+            with suppress(OSError):  # the reader has gone; the exit code says the rest
+                display.fail(str(error), error.exit_code)
             return error.exit_code
         raise
     finally:

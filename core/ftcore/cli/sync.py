@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from ftcore.cli.common import complain, print_json
+from ftcore.cli.common import add_run, add_sets, complain, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `ftcore sync`."""
-    parser.add_argument("run", type=Path, help="folder of a run")
+    add_run(parser)
     parser.add_argument(
         "--to", action="append", default=[], metavar="PLUGIN", help="only this tracker; may be repeated (default: all)"
     )
     parser.add_argument("--again", action="store_true", help="send all of it, also what was sent before")
-    parser.add_argument(
-        "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="override a key; may be repeated"
-    )
+    add_sets(parser)
     parser.add_argument(
         "--with",
         dest="switch_on",

@@ -18,16 +18,20 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
+def can_move(stream: TextIO | None) -> bool:
+    """Whether `stream` is a terminal whose cursor can be moved, so that what is on it can be drawn again."""
+    return is_terminal(stream) and os.environ.get("TERM", "").lower() not in DUMB
+
+
 def choose_display(*, quiet: bool = False, progress: str = "auto") -> Display:
     """A live view for a terminal, plain lines otherwise, nothing when quiet; or what `progress` names."""
-    if quiet or progress == Silent.mode:
+    if quiet or progress == Silent.mode or sys.stderr is None:  # `print` would take standard output instead
         return Silent()
     if progress == "json":
         from ftcore.display.lines import Lines
 
         return Lines()
-    can_move = is_terminal(sys.stderr) and os.environ.get("TERM", "").lower() not in DUMB
-    if progress == "live" or (progress == "auto" and can_move):
+    if progress == "live" or (progress == "auto" and can_move(sys.stderr)):
         from ftcore.display.live import Live
 
         return Live()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -25,21 +26,21 @@ from ftcore.values import Event, EventKind
 
 LOOK_SECONDS = 1.0
 PAGE = (100, 40)
-"""Cells and rows of a picture that goes into a file."""
+"""Cells and rows of a picture that goes into a file, unless COLUMNS and LINES say otherwise."""
 
 LEAVING = ("q", "Q")
 
 
 def print_once(watched: Watched) -> None:
     """One picture on standard output."""
-    console = _console()
-    width, height = (console.width - 1, console.height) if console.is_terminal else PAGE
-    console.print(_picture(watched, width, height, Glyphs.of(console.encoding)))
+    width, height = shutil.get_terminal_size(PAGE)
+    console = Console(highlight=False, width=width)
+    console.print(_picture(watched, width - 1, height, Glyphs.of(console.encoding)))
 
 
 def follow_on_screen(watched: Watched) -> None:
     """Draw on a screen of its own until the run has ended, or a key leaves; the last picture stays."""
-    console = _console()
+    console = Console(highlight=False)
     with _ended_in_order(), _keys() as pressed, Region(console=console, screen=True, auto_refresh=False) as region:
         while True:
             glyphs = Glyphs.of(console.encoding)
@@ -93,10 +94,6 @@ def event_lines(event: Event) -> Iterator[str]:
 def _write_each(write: Callable[[str], None], lines: Iterator[str]) -> None:
     for line in lines:
         write(line)
-
-
-def _console() -> Console:
-    return Console(highlight=False, width=None if is_terminal(sys.stdout) else PAGE[0])
 
 
 def _picture(watched: Watched, width: int, height: int, glyphs: Glyphs, *, hint: bool = False) -> Group:

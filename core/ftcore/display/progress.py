@@ -93,12 +93,16 @@ class Progress:
         return self if self.total == total else attrs.evolve(self, total=total)
 
     def seconds_left(self, now: float | None = None) -> float | None:
-        """Until the last step, at the pace since training began or went on; None before the second point."""
+        """Until the last step, at the pace since training began or went on; None before the second point.
+
+        None as well when `now` is later than that: the run has come to a halt, and nobody knows.
+        """
         if self.begun is None or self.step <= self.begun.step or not self.total:
             return None
         pace = (self.time - self.begun.time) / (self.step - self.begun.step)
+        left = pace * (self.total - self.step)
         waited = 0.0 if now is None else max(0.0, now - self.time)
-        return max(0.0, pace * (self.total - self.step) - waited)
+        return None if waited > left > 0 else max(0.0, left - waited)
 
     def _trend(self, point: Point) -> dict[str, Any]:
         """What the loss of a step that is new changes; one that is no number is in no curve."""

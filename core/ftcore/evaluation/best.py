@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -18,10 +18,14 @@ from ftcore.values import PreparedData, Profile
 
 @attrs.frozen(kw_only=True)
 class Best:
-    """The judge among checkpoints. `metrics` is the run's `metrics.jsonl`, so that a resumed run knows as much."""
+    """The judge among checkpoints. `metrics` is the run's `metrics.jsonl`, so that a resumed run knows as much.
+
+    What was measured up to the step that `otherwise` answers was on other rows, and cannot be compared.
+    """
 
     metrics: Path
     metric: str
+    otherwise: Callable[[], int] = lambda: 0
 
     def ranked(self, steps: Iterable[int]) -> list[int]:
         """Those of the steps that were evaluated, the best first.
@@ -30,7 +34,7 @@ class Best:
         """
         values, losses = self.values(), figure_by_step(self.metrics, "eval_loss")
         sign = 1 if self.metric in LOSSES else -1
-        known = (step for step in steps if step in values)
+        known = (step for step in steps if step in values and step > self.otherwise())
         return sorted(known, key=lambda step: (sign * values[step], losses.get(step, math.inf), step))
 
     def values(self) -> Mapping[int, float]:

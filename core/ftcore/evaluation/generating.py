@@ -16,7 +16,8 @@ from ftcore.data.prepare import Prepared
 from ftcore.display import Display
 from ftcore.errors import ProfileError, RunError
 from ftcore.evaluation.asking import Question, asked, file_rows, prompt_row
-from ftcore.evaluation.measuring import Answering, Weights, prompt_text
+from ftcore.evaluation.judge import prompt_text
+from ftcore.evaluation.measuring import Answering, Weights
 from ftcore.files import disk_is_full
 from ftcore.reopening import STAGES, Opened, Reopened, opened, read_rows, reopen
 from ftcore.values import Row

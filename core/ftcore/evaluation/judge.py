@@ -77,30 +77,33 @@ class Judge:
 
     def _answer(self, prediction: Prediction, *, seen: bool) -> Answer:
         example: Example = prediction.example
-        tokenizer = getattr(self.prepared.processor, "tokenizer", self.prepared.processor)
         return Answer(
             origin=example.origin,
-            prompt=str(tokenizer.decode(list(example.prompt_ids), skip_special_tokens=True)),
+            prompt=prompt_text(self.prepared.processor, example),
             expected=example.replies[-1],
             text=prediction.answer,
             images=picture_of(self.run.folder, self.prepared, example) if seen else (),
         )
 
 
+def prompt_text(processor: Any, example: Example) -> str:
+    """What a row asks, as a person reads it: without special tokens."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    return str(tokenizer.decode(list(example.prompt_ids), skip_special_tokens=True))
+
+
 def figures(metrics: Mapping[str, float], scores: Mapping[str, float]) -> dict[str, float]:
     """Everything that an evaluation measured, by its stable names: `eval_loss`, `eval_perplexity`, `eval_NAME`."""
-    named = {f"eval_{name}": value for name, value in scores.items()}
-    return {**metrics, **perplexity(metrics.get("eval_loss")), **named}
+    grown = {"eval_perplexity": perplexity(metrics["eval_loss"])} if "eval_loss" in metrics else {}
+    return {**metrics, **grown, **{f"eval_{name}": value for name, value in scores.items()}}
 
 
-def perplexity(loss: float | None) -> dict[str, float]:
-    """`eval_perplexity` of a loss in nats per token; infinite where no number is as large."""
-    if loss is None:
-        return {}
+def perplexity(loss: float) -> float:
+    """e to the loss; infinite where that is too much for a number."""
     try:
-        return {"eval_perplexity": math.exp(loss)}
+        return math.exp(loss)
     except OverflowError:
-        return {"eval_perplexity": math.inf}
+        return math.inf
 
 
 def kept(found: Mapping[str, float]) -> dict[str, float]:

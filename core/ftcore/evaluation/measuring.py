@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from ftcore.checkpoints import name_of
 from ftcore.errors import PluginError
+from ftcore.evaluation.judge import perplexity, prompt_text
 from ftcore.evaluation.rowset import Rowset, spread
 from ftcore.evaluation.statistics import Draws, Interval, Ratio, interval, intervals
 from ftcore.reopening import Opened, Reopened
-from ftcore.values import Example, Prediction, RowLoss
+from ftcore.values import Prediction, RowLoss
 
 ANSWERED = 200
 """Rows that are answered unless it is said how many: answers cost far more time than losses."""
@@ -137,12 +137,6 @@ def measure(model: Reopened, rows: Rowset, answering: Answering) -> Measured:
     return Measured(losses=losses, answers=tuple(answers), score=score)
 
 
-def prompt_text(processor: Any, example: Example) -> str:
-    """What a row asks, as a person reads it: without special tokens."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    return str(tokenizer.decode(list(example.prompt_ids), skip_special_tokens=True))
-
-
 @attrs.frozen(kw_only=True)
 class Scores:
     """The scores of some answers, and how to work them out again on other draws of the same rows.
@@ -233,11 +227,3 @@ def figures(measured: Measured, draws: Draws) -> dict[str, Interval]:
         again = intervals(scores.again, answered, draws_again(draws, answered))
         drawn |= {name: again[name] for name in scores.others}
     return {**found, **{name: drawn[name] for name in scores.values if name in drawn}}
-
-
-def perplexity(loss: float) -> float:
-    """e to the loss; infinite where that is too much for a number."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf

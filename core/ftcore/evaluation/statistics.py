@@ -89,15 +89,18 @@ def interval(figure: Figure, rows: int, draws: Draws) -> Interval:
 
 
 def intervals(figures: Figures, rows: int, draws: Draws) -> dict[str, Interval]:
-    """Intervals of several figures that are worked out together. A draw that lacks one of them is left out for it."""
+    """Intervals of several figures that are worked out together. A draw that lacks one of them is left out for it.
+
+    A figure that is no number has no interval: draws without the row that spoils it would speak of other rows.
+    """
     whole = figures(range(rows))
-    drawn: dict[str, list[float]] = {name: [] for name in whole}
+    drawn: dict[str, list[float]] = {name: [] for name, value in whole.items() if math.isfinite(value)}
     for places in draws.of(rows):
         for name, value in figures(places).items():
             if name in drawn and math.isfinite(value):
                 drawn[name].append(value)
     rest = outside(rows)
-    return {name: _interval(value, sorted(drawn[name]), rest) for name, value in whole.items()}
+    return {name: _interval(value, sorted(drawn.get(name, [])), rest) for name, value in whole.items()}
 
 
 def outside(rows: int) -> float:
@@ -116,7 +119,7 @@ def _student(degrees: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
+    return z + sum(term / float(degrees) ** power for power, term in enumerate(terms, start=1))
 
 
 def _interval(value: float, drawn: Sequence[float], rest: float) -> Interval:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 import json
 import math
 import time
@@ -82,16 +82,17 @@ def figure_by_step(path: Path, name: str) -> dict[int, float]:
 
 
 def cut_metrics(path: Path, step: int) -> int:
-    """Drop what was logged after `step`, since a resumed run writes it again. Returns the bytes that are left.
+    """Drop what was logged after `step`, since a resumed run writes it again, and what nobody can read.
 
-    What stays is where it was, byte for byte, even a damaged line: trackers know it by its place.
+    Returns up to which byte the file is as it was: trackers know a line by its place.
     """
-    raws = io.BytesIO(path.read_bytes() if path.exists() else b"")
-    kept = b"".join(raw for raw in raws if raw.endswith(b"\n") and not _is_after(raw, step))
-    replace_bytes(path, kept)
-    return len(kept)
+    raws = path.read_bytes().split(b"\n")[:-1] if path.exists() else []  # a torn last line is none
+    kept = [raw for raw in raws if _is_until(raw, step)]
+    replace_bytes(path, b"".join(raw + b"\n" for raw in kept))
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(raws, kept, strict=False))
+    return sum(len(raw) + 1 for raw, _ in same)
 
 
-def _is_after(raw: bytes, step: int) -> bool:
+def _is_until(raw: bytes, step: int) -> bool:
     found = (parsed(raw) or {}).get("step")
-    return is_step(found) and found > step
+    return is_step(found) and found <= step

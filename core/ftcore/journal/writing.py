@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -71,7 +72,7 @@ class Journal:
             self._listener.event(Event(kind=kind, step=self.step, time=when, values=values))
 
     def close(self) -> None:
-        """Close the files."""
-        for log in (self._metrics, self._events):
-            if log is not None:
-                log.close()
+        """Close the files, both of them, also on a full disk."""
+        with closing(self._events):
+            if self._metrics is not None:
+                self._metrics.close()

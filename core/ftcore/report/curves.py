@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from statistics import median
@@ -120,11 +120,10 @@ def _rising(steps: array[int], values: array[float]) -> Curve:
     return Curve(steps=steps, values=values)
 
 
-def most_points(curves: Mapping[str, Curve] | Sequence[Curve]) -> int:
+def most_points(curves: Sequence[Curve]) -> int:
     """How many points of each curve a page has room for: the more curves, the fewer."""
-    every = list(curves.values()) if isinstance(curves, Mapping) else list(curves)
     most = MOST_POINTS
-    while most > LEAST_POINTS and sum(min(most, len(curve.steps)) for curve in every) > ALL_POINTS:
+    while most > LEAST_POINTS and sum(min(most, len(curve.steps)) for curve in curves) > ALL_POINTS:
         most = most * 4 // 5
     return most
 

@@ -133,7 +133,7 @@ def _summary_row(label: str, found: Summary) -> list[str]:
 
 def _values(chart: str, series: Series, shown: Drawn) -> Html:
     """A dozen of its values, evenly over the steps."""
-    steps = [str(f"{step:,}") for step, _ in _some(series.curve)]
+    steps = [f"{step:,}" for step, _ in _some(series.curve)]
     values = [number(value) for _, value in _some(series.curve)]
     means = " (drawn from the extremes)" if len(shown.means[0]) else ""
     title = f"{chart}, {series.label}{means}: some of its values"

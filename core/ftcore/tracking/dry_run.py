@@ -29,7 +29,12 @@ def dry_run(loaded: LoadedProfile, say: Say, seconds: float = DRY_RUN_SECONDS) -
     if not names:
         return []
     with _scratch_run(loaded) as folder:
-        return [_with_last_words(folder, sent) for sent in send_all(folder, names, [], seconds, say)]
+
+        def lasting(text: str) -> None:
+            if str(folder.parent) not in text:  # which is gone when the user looks
+                say(text)
+
+        return [_with_last_words(folder, sent) for sent in send_all(folder, names, [], seconds, lasting)]
 
 
 @contextmanager

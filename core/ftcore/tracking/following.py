@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
 
+from ftcore.errors import RunError
 from ftcore.journal.events import event_of, read_events
 from ftcore.journal.lines import whole_lines
 from ftcore.journal.metrics import point_of
 from ftcore.journal.writing import EVENTS, METRICS
+from ftcore.manifest import read_manifest
 from ftcore.tracking.cursor import Cursor
 from ftcore.values import Event, EventKind, Point, RunState
 
@@ -58,8 +61,7 @@ class _Line:
 def news(folder: Path, cursor: Cursor) -> Iterator[News]:
     """Everything behind `cursor` that is written by now, points of several steps together."""
     metrics_end, events_end = _ends(folder)
-    events = list(_lines(folder / EVENTS, cursor.events_bytes, events_end, event_of))
-    cursor = _rewound(cursor, events)
+    cursor, events = _behind(folder, cursor, events_end)
     points = _lines(folder / METRICS, cursor.metrics_bytes, metrics_end, point_of)
     waiting: list[_Line] = []
     begun = {line.moment for line in events if isinstance(line.what, Event) and line.what.kind is EventKind.STARTED}
@@ -78,20 +80,29 @@ def news(folder: Path, cursor: Cursor) -> Iterator[News]:
 
 def ending(folder: Path) -> tuple[RunState, str]:
     """How the run in `folder` has ended, and why; without a word it was killed, and has failed."""
-    state, reason = RunState.FAILED, KILLED
+    found: tuple[RunState, str] | None = None
     for event in read_events(folder / EVENTS):
         if event.kind is EventKind.ENDED:
-            state, reason = _state_of(event)
+            found = _state_of(event)
         elif event.kind in (EventKind.STAGE, EventKind.STARTED):  # it goes on
-            state, reason = RunState.FAILED, KILLED
-    return state, reason
+            found = None
+    return found or _of_manifest(folder)
+
+
+def _of_manifest(folder: Path) -> tuple[RunState, str]:
+    """What is written before the last event; a kill, or a full disk, may have come in between."""
+    with suppress(RunError):
+        manifest = read_manifest(folder)
+        if manifest.state != RunState.RUNNING:
+            return RunState(manifest.state), manifest.reason
+    return RunState.FAILED, KILLED
 
 
 def left(folder: Path, cursor: Cursor) -> tuple[int, int]:
     """How many points and events are behind `cursor`."""
     metrics_end, events_end = _ends(folder)
-    events = list(_lines(folder / EVENTS, cursor.events_bytes, events_end, event_of))
-    points = _lines(folder / METRICS, _rewound(cursor, events).metrics_bytes, metrics_end, point_of)
+    cursor, events = _behind(folder, cursor, events_end)
+    points = _lines(folder / METRICS, cursor.metrics_bytes, metrics_end, point_of)
     return sum(1 for _ in points), len(events)
 
 
@@ -124,11 +135,25 @@ def _lines(path: Path, start: int, end: int, value: Callable[[dict[str, Any]], T
             yield _Line(what, place)
 
 
-def _rewound(cursor: Cursor, events: Iterable[_Line]) -> Cursor:
-    """A run that went on from a checkpoint has cut its metrics, and written over what may have been sent."""
+def _behind(folder: Path, cursor: Cursor, events_end: int) -> tuple[Cursor, list[_Line]]:
+    """Where to go on from, and the events that follow there.
+
+    A run that went on from a checkpoint has cut its metrics, and written over what may have been sent.
+    """
+    start = _line_start(folder / EVENTS, cursor.events_bytes)
+    events = list(_lines(folder / EVENTS, start, events_end, event_of))
     cut = [line.what.values.get("metrics_bytes") for line in events if isinstance(line.what, Event)]
-    places = [place for place in cut if type(place) is int and place >= 0]
-    return attrs.evolve(cursor, metrics_bytes=min([cursor.metrics_bytes, *places]))
+    place = min([cursor.metrics_bytes, *(place for place in cut if type(place) is int and place >= 0)])
+    return attrs.evolve(cursor, events_bytes=start, metrics_bytes=_line_start(folder / METRICS, place)), events
+
+
+def _line_start(path: Path, place: int) -> int:
+    """`place`, if a line begins there; else another file has been put there, which is sent from its start."""
+    if not place or not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(place - 1)
+        return place if file.read(1) == b"\n" else 0
 
 
 def _points(cursor: Cursor, lines: list[_Line]) -> News:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import attrs
 
+from ftcore.secrets import sentence, without_secrets
 from ftcore.tracking.cursor import Cursor, cursor_file, read_cursor, write_cursor
 from ftcore.tracking.following import News, ending, news
 from ftcore.tracking.parent import Parent
-from ftcore.secrets import sentence, without_secrets
 from ftcore.values import EventKind, Tracker
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class Sender:
         self._path = cursor_file(folder, name)
         self._cursor = attrs.evolve(read_cursor(self._path).succeeded(), closed="", said=())
         self._writing = threading.Lock()
+        self._unwritten = False
         self._call: tuple[str, float] | None = None
 
     def work(self, parent: Parent, make: Callable[[int], Tracker]) -> None:
@@ -100,9 +101,15 @@ class Sender:
             _wait(parent, min(FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT))
 
     def _write(self, cursor: Cursor) -> None:
-        with self._writing, suppress(OSError):  # on a full disk, it is written the next time
+        with self._writing:
             self._cursor = cursor
-            write_cursor(self._path, cursor)
+            try:
+                write_cursor(self._path, cursor)
+            except OSError as error:  # on a full disk, it is written the next time
+                if not self._unwritten:
+                    log = logging.getLogger("ftcore")
+                    log.warning("%s cannot be written (%s); what is sent now may be sent again", self._path, error)
+                self._unwritten = True
 
 
 def _wait(parent: Parent, seconds: float) -> None:

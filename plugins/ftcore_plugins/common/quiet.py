@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,3 +41,11 @@ def no_deprecations() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
+
+
+def no_telemetry() -> None:
+    """Before DeepSpeed is imported, which accelerate does as soon as it is installed, also for runs without it.
+
+    Its autotuner imports MLflow if that is installed, and MLflow would tell its makers of the training process.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -10,6 +10,7 @@ import torch
 
 from ftcore.api import Run
 from ftcore_plugins.common.devices import device_of
+from ftcore_plugins.common.quiet import no_telemetry
 
 
 def begin(run: Run) -> None:
@@ -18,6 +19,7 @@ def begin(run: Run) -> None:
     DeepSpeed would compile an extension for shared memory on a CPU, and look for MPI.
     """
     device = device_of(run)  # it tells DeepSpeed, too
+    no_telemetry()
     import deepspeed
 
     if not torch.distributed.is_initialized():

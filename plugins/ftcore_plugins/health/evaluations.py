@@ -52,30 +52,50 @@ class Overfitting:
 
 
 class Absurd(Quiet):
-    """A perplexity that no model has on text that it was made for."""
+    """A perplexity that no model has on text that it was made for, and that training has not brought about."""
 
     sign = Sign.PERPLEXITY
     STEPS = 20
+    FALL = 0.02
+    """Share that the loss falls by from the older half of these steps to the newer, as that of random weights does."""
+    MORE = 1.0
+    """Nats over the loss of the first steps from which on it is the training that has spoiled the model."""
 
     def __init__(self, options: Options) -> None:
         self._limit = math.log(options.perplexity)
         self._recent = Window(self.STEPS)
+        self._start = -math.inf
 
     def step(self, step: Step) -> Finding | None:
-        """See `Lookout`. The training loss tells as much, once it has had the time to fall."""
+        """See `Lookout`. The training loss tells as much, once it falls no more."""
         loss = step.metrics.get("loss", math.nan)
         if math.isfinite(loss):
             self._recent.add(loss)
-        if not self._recent.full or self._recent.mean <= self._limit:
+            self._start = loss if self._start == -math.inf else self._start
+        if not self._recent.full or self._recent.mean <= self._limit or self._falls():
+            return None
+        if self._diverged:
             return None
         return self._finding(self._recent.mean, f"on the last {self.STEPS} steps' rows")
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> Finding | None:
         """See `Lookout`."""
         loss = metrics.get("eval_loss", 0.0)
-        if math.isfinite(loss) and loss <= self._limit:
+        if math.isfinite(loss) and (loss <= self._limit or self._diverged or self._started_as_badly(loss)):
             return None
         return self._finding(loss, f"on the held-out rows after step {step}")
+
+    @property
+    def _diverged(self) -> bool:
+        return bool(self._recent.values) and self._recent.mean > self._start + self.MORE
+
+    def _started_as_badly(self, loss: float) -> bool:
+        """Whether the model made nothing of the rows it trains on either, such as random weights, and less now."""
+        return self._start > self._limit and loss > self._start + self.MORE
+
+    def _falls(self) -> bool:
+        values, half = [*self._recent.values], self.STEPS // 2
+        return math.fsum(values[half:]) < (1 - self.FALL) * math.fsum(values[:half])
 
     def _finding(self, loss: float, where: str) -> Finding:
         perplexity = math.exp(min(loss, 700.0)) if math.isfinite(loss) else loss

@@ -24,9 +24,13 @@ class Rising(Quiet):
     """The best of many windows is low by chance, and the worst one is high: that is worth 4 or 5 already."""
 
     OF_START, JUMP = 0.1, 1.5
+    FIRST, AWAY, MORE = 3, 3.0, 1.0
+    """A run whose last few losses are each so many times the highest of its first ones, and so many nats more, has
+    risen from its start on: there is no best window that would show it."""
 
     def __init__(self, profile: Profile, options: Options) -> None:
         self._profile, self._rise, self._size = profile, options.loss_rise, options.window
+        self._first: list[float] = []
         self._recent: Window | None = None
         self._since = 0
         self._start = math.inf
@@ -39,7 +43,10 @@ class Rising(Quiet):
             return None
         recent = self._recent = self._recent or Window(max(FEW, min(self._size, step.total // 8)))
         recent.add(loss)
+        self._first = self._first if len(self._first) == self.FIRST else [*self._first, loss]
         self._since += 1
+        if len(recent.values) >= FEW and self._is_away(recent):
+            return self._away(recent)
         if not recent.full:
             return None
         finding = self._risen(recent) if self._best[0] < math.inf else None
@@ -48,6 +55,15 @@ class Rising(Quiet):
             self._start = recent.mean if self._start == math.inf else self._start
             self._best = min(self._best, (recent.mean, recent.error, max(recent.values), step.number))
         return finding
+
+    def _is_away(self, recent: Window) -> bool:
+        limit = self.AWAY * max(self._first) + self.MORE
+        return recent.values[-1] > limit and all(recent.values[-back] > limit for back in range(1, FEW + 1))
+
+    def _away(self, recent: Window) -> Finding:
+        now = median([*recent.values][-FEW:])
+        text = f"the loss rises: it was {max(self._first):.3g} in the first steps, and is {now:.3g} now"
+        return Finding(text, lower_rate(self._profile, by=10))
 
     def _risen(self, recent: Window) -> Finding | None:
         best, error, highest, step = self._best

@@ -17,7 +17,7 @@ from ftcore.api import Run, RunError, Tracker, without_secrets
 from ftcore_plugins.common.tracking import flat, machine
 from ftcore_plugins.mlflow.address import Place, file_fault, find_place
 from ftcore_plugins.mlflow.faults import mlflow_errors
-from ftcore_plugins.mlflow.files import Files
+from ftcore_plugins.mlflow.files import LOG, Files
 from ftcore_plugins.mlflow.names import TAG_LENGTH, clean, texts
 from ftcore_plugins.mlflow.notes import Notes
 from ftcore_plugins.mlflow.remembered import Remembered, read_remembered, write_remembered
@@ -42,6 +42,7 @@ def open_tracker(config: Any, run: Run, settings: Mapping[str, Any]) -> Tracker:
         files = Files(client, remembered.run_id)
         notes.params({**flat(settings), **machine(run.folder)})
         files.text("settings.json", without_secrets(json.dumps(settings, indent=1, ensure_ascii=False, default=str)))
+    LOG.info("%s shows the run", _where(place, remembered))
     return RunTracker(
         config=config,
         run=run,
@@ -52,6 +53,12 @@ def open_tracker(config: Any, run: Run, settings: Mapping[str, Any]) -> Tracker:
         files=files,
         adopted=adopted,
     )
+
+
+def _where(place: Place, remembered: Remembered) -> str:
+    if place.is_server:
+        return f"{place.shown}/#/experiments/{remembered.experiment_id}/runs/{remembered.run_id}"
+    return f"mlflow server --backend-store-uri {place.shown}"
 
 
 def _client(place: Place) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import attrs
 
 from ftcore.api import Loaded, PreparedData, Problem, Run, Trainer, hookimpl, option
-from ftcore_plugins.common.quiet import quiet_logger
+from ftcore_plugins.common.quiet import no_telemetry, quiet_logger
 from ftcore_plugins.common.requirements import missing
 
 
@@ -50,6 +50,7 @@ class Sft:
     @hookimpl
     def make_trainer(self, run: Run, loaded: Loaded, data: PreparedData, args: Mapping[str, Any]) -> Trainer:
         """Build TRL's trainer on rows that are tokenized already; `args` override its `SFTConfig`."""
+        no_telemetry()
         with quiet_logger("bitsandbytes"):  # TRL imports it if it can, and it tells which kernels it lacks
             from ftcore_plugins.sft.trainer import make_trainer
 

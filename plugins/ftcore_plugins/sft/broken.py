@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from ftcore.api import Notice, RunError
 
 SIGN = "not-a-number"
 PAGE = f"docs/health.md#{SIGN}"
+
+
+def broken_step(number: int, norm: float, parts: Sequence[tuple[float, Sequence[str]]], *, stepped: bool) -> str:
+    """What is no number, and from which rows; `parts` are each rank's loss and rows."""
+    lost = [part for part in parts if not math.isfinite(part[0])]
+    what, value = ("loss", lost[0][0]) if lost else ("gradient norm", norm)
+    rows = ", ".join(origin for _, origins in lost or parts for origin in origins)
+    return (
+        f"step {number}: the {what} is {value}{'' if stepped else ', before the optimizer stepped'}; its rows: {rows}"
+    )
 
 
 def not_a_number(text: str, args: Any) -> RunError:

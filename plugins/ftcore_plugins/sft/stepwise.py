@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from ftcore.api import MASKED, Control, Decision, PreparedData, RunError, Step, World
 from ftcore_plugins.sft import Options, checkpoint, memory
 from ftcore_plugins.sft.batches import ITEMS, checked, origins_of
-from ftcore_plugins.sft.broken import not_a_number
+from ftcore_plugins.sft.broken import broken_step, not_a_number
 from ftcore_plugins.sft.labelled import LabelledLoss
 from ftcore_plugins.sft.layout import LaidOutTrainer
 from ftcore_plugins.sft.looking import own_losses
@@ -187,23 +187,11 @@ class StepwiseTrainer(LaidOutTrainer):
         # The scaler of fp16 skips such steps by itself, and expects some.
         broken = not math.isfinite(norm) and self.accelerator.scaler is None
         if broken or not torch.isfinite(self._tr_loss):
-            text = self._broken_step(norm) if broken else self._broken_loss([(self._tr_loss, self._origins)])
-            raise not_a_number(text, self.args)
+            own = (self._tr_loss.item(), self._origins)
+            parts = self.ranks.gathered(own) if broken else [own]
+            stepped = self.is_deepspeed_enabled  # its backward pass steps, too
+            raise not_a_number(broken_step(self.state.global_step + 1, norm, parts, stepped=stepped), self.args)
         return norm
-
-    def _broken_step(self, norm: float) -> str:
-        gathered = self.ranks.gathered((self._tr_loss.item(), self._origins))
-        lost = [(loss, origins) for loss, origins in gathered if not math.isfinite(loss)]
-        if lost:
-            return self._broken_loss(lost)
-        return self._broken("gradient norm", norm, [origin for _, origins in gathered for origin in origins])
-
-    def _broken_loss(self, lost: Sequence[tuple[Any, list[str]]]) -> str:
-        return self._broken("loss", float(lost[0][0]), [origin for _, origins in lost for origin in origins])
-
-    def _broken(self, what: str, value: float, origins: Sequence[str]) -> str:
-        before = "" if self.is_deepspeed_enabled else ", before the optimizer stepped"  # its backward pass steps, too
-        return f"step {self.state.global_step + 1}: the {what} is {value}{before}; its rows: {', '.join(origins)}"
 
     def _maybe_log_save_evaluate(
         self,

@@ -35,8 +35,8 @@ def open_tracker(config: Options, run: Run, settings: Mapping[str, Any], sent: i
     logging.getLogger("ftcore.plugins.wandb").info(_where(config, board))
     start = board.starting_step if config.online else 1 + max((row["_step"] for row in rows), default=-1)
     tracker = WandBTracker(config, run, board, start)
-    if start and not rows:  # its files have been removed: only the follower's word is left
-        tracker.knows(sent)
+    if start and not rows:  # its files have been removed: the follower knows how far it is, or the server
+        tracker.knows(max(sent, int(board.summary.get("step") or 0)))
     else:
         tracker.catch_up([row for row in rows if row["_step"] < start], sent)
     return tracker
@@ -51,6 +51,7 @@ class WandBTracker:
         self._first = self._next = start  # rows of this process lie between
         self._last: dict[str, int] = {}
         self._told: set[tuple[EventKind, int, float]] = set()
+        self._until = 0.0  # all that happened before is there
         self._late = False
 
     def knows(self, sent: int) -> None:
@@ -61,6 +62,7 @@ class WandBTracker:
         """Send what the journal has up to the step `sent`, and is not among the `known` rows."""
         for row in known:
             self._last[_kind(row)] = max(self._last.get(_kind(row), -1), int(row.get("step", -1)))
+            self._until = max(self._until, row.get("_timestamp", 0.0))
         for event in read_events(self._run.folder / "events.jsonl"):
             if event.step <= sent and event.kind not in (EventKind.NOTICE, EventKind.ENDED):
                 self.tell(event)
@@ -101,7 +103,7 @@ class WandBTracker:
                 self._show_answers(event)
             case EventKind.ARTIFACT:
                 self._show_artifact(event)
-            case EventKind.NOTICE:
+            case EventKind.NOTICE if event.time >= self._until:  # else it would be mailed once more
                 text = " ".join(str(event.values.get(name, "")) for name in ("text", "advice", "page"))
                 self._board.alert(title=str(event.values.get("sign", "notice")), text=text, level="WARN")
 

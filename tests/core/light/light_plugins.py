@@ -101,7 +101,7 @@ def encoded(rows: Sequence[Row], train_prompt: bool) -> list[Example]:
 def questions(rows: Sequence[Row]) -> list[Example | Drop]:
     whole = [attrs.evolve(row, values={"reply": "?", **row.values}) for row in rows]
     return [
-        Drop(origin=row.origin, reason="nothing is asked") if not row.values["prompt"] else example(row) for row in whole
+        example(row) if row.values["prompt"] else Drop(origin=row.origin, reason="nothing is asked") for row in whole
     ]
 
 

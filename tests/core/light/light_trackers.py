@@ -1,7 +1,7 @@
 """A tracker without a server: it writes what it is given to a file, and fails in every way that a tracker can.
 
-`fault` is `PLACE=KIND`, such as `send=raises`, or `send=raises/3` for one call in three, drawn by chance. The same in the
-file `PATH.fault` comes and goes while the run does.
+`fault` is `PLACE=KIND`, such as `send=raises`, or `send=raises/3` for one call in three, drawn by chance. The same in
+the file `PATH.fault` comes and goes while the run does.
 """
 
 from __future__ import annotations
