@@ -49,6 +49,11 @@ class RunRecord:
         if self.journal is not None:
             self.journal.event(kind, **values)
 
+    def close(self) -> None:
+        """Nothing more is written down."""
+        if self.journal is not None:
+            self.journal.close()
+
     def data(self, prepared: Prepared) -> None:
         """The rows, and where each went. Raises `RunError` for others than the run began with."""
         ledger = ledger_as_json(prepared.data.ledger)

@@ -135,6 +135,7 @@ class Session:
             self._plugins.run_ended(self._run, outcome)
             try:
                 self._record.event(EventKind.ENDED, state=outcome.state, reason=outcome.reason)
+                self._record.close()
             finally:
                 self._finish_trackers(outcome)
 
