@@ -12,7 +12,9 @@ import pytest
 
 from ftcore.api import Event, EventKind, Notice, Point, Run, Step, StopRequest
 from ftcore.testing import make_config, make_run, plugin_faults
-from ftcore_plugins.early_stopping import EarlyStopping, Options, spent
+from ftcore_plugins.early_stopping import EarlyStopping
+from ftcore_plugins.early_stopping.counting import spent
+from ftcore_plugins.early_stopping.options import Options
 
 STAGE = EventKind.STAGE
 
@@ -170,7 +172,14 @@ def test_nonsense_is_found_before_the_run(tmp_path, options, table, key, text):
     ],
 )
 def test_sense_is_let_pass(tmp_path, options, table):
-    assert make(**options).check(a_run(tmp_path, **table)) == []
+    assert make(**options).check(a_run(tmp_path, **{"load_best": True, **table})) == []
+
+
+def test_who_stops_early_is_told_which_weights_the_run_ends_with(tmp_path):
+    [doubt] = make(patience=200).check(a_run(tmp_path, eval_steps=100))
+    assert (doubt.key, doubt.severity) == ("plugin.early_stopping", "warning")
+    assert doubt.message.endswith("set train.load_best = true for those")
+    assert make(patience=0, max_hours=2.0).check(a_run(tmp_path, eval_steps=100)) == [], "it is about time alone"
 
 
 # Going on

@@ -62,7 +62,9 @@ def rows_of(index: Index, split: Split) -> Rows:
 def _none_to_train_on(index: Index, left_out: array[int]) -> str:
     if left_out:
         return "nothing to train on: data.weights leaves out every row that is not held out; raise them"
-    return f"nothing to train on: all {len(index.places)} rows are held out; set data.validation to 0"
+    count = len(index.places)
+    rows = "the only row is" if count == 1 else f"all {count} rows are"
+    return f"nothing to train on: {rows} held out; set data.validation to 0"
 
 
 def _held_out(groups: array[int], share: float, seed: int) -> bytearray:

@@ -26,6 +26,7 @@ AROUND_CHART = 3
 SHOWN_NOTICES = 3
 MOST_SCORES = 8
 LEAVE = "q leaves; the run goes on"
+LAST_MEASURED = "the machine, as it was measured last:"
 
 
 def dashboard(watched: Watched, width: int, height: int, glyphs: Glyphs, *, hint: bool = False) -> list[Text]:
@@ -33,7 +34,10 @@ def dashboard(watched: Watched, width: int, height: int, glyphs: Glyphs, *, hint
     progress = watched.progress
     now = time.time() if watched.is_running else None
     above = [*_title(watched, width), *status_lines(progress, width, glyphs, now), *_scores(progress, width)]
-    below = [*_machine(progress.metrics, width, glyphs), *_notices(progress, width), *_artifacts(progress, width)]
+    machine = [*_machine(progress.metrics, width, glyphs)]
+    if machine and not watched.is_running:
+        machine = [Text(LAST_MEASURED[:width], "dim"), *machine]
+    below = [*machine, *_notices(progress, width), *_artifacts(progress, width)]
     below += [Text(LEAVE[:width], "dim")] if hint else []
     room = height - len(above) - len(below) - AROUND_CHART - 1
     rows = max(SHORTEST_CHART, min(TALLEST_CHART, room))

@@ -98,5 +98,5 @@ def _wait(trackers: Sequence[Beside], seconds: Callable[[Beside], float], say: S
                 tracker.kill()
         if waited > PATIENCE and not told:
             told = True
-            say(f"waiting until {', '.join(tracker.name for tracker in waiting)} has sent the rest")
+            say(f"waiting for {', '.join(tracker.name for tracker in waiting)} to send the rest")
         time.sleep(LOOK_AGAIN)

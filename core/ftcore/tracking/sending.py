@@ -49,10 +49,11 @@ class Sender:
         self._writing = threading.Lock()
         self._unwritten = False
         self._call: tuple[str, float] | None = None
+        self._told: tuple[str, float] | None = None
 
     def work(self, parent: Parent, make: Callable[[int], Tracker]) -> None:
         """Send all that is there and comes, until the run is over. Raises `GaveUpError`."""
-        self._write(self._cursor)
+        self._change(lambda cursor: cursor)
         tracker = self._try(parent, "track", lambda: make(self._cursor.sent))
         while True:
             over = parent.is_over  # before the last look: what was written before the end is seen
@@ -63,18 +64,19 @@ class Sender:
             parent.wait(POLL_SECONDS)
         state, reason = ending(self._folder)
         self._try(parent, "close", lambda: tracker.close(state, reason))
-        self._write(attrs.evolve(self._cursor.succeeded(), closed=str(state)))
+        self._change(lambda cursor: attrs.evolve(cursor.succeeded(), closed=str(state)))
 
     def tick(self) -> None:
         """Called now and then, from another thread: says so when a call does not answer."""
         call = self._call
-        if call is not None and time.monotonic() - call[1] > SLOW_SECONDS:
-            self._call = None
-            self._write(attrs.evolve(self._cursor, error=f"{call[0]} has not answered for {SLOW_SECONDS:g} s"))
+        if call is not None and call is not self._told and time.monotonic() - call[1] > SLOW_SECONDS:
+            error = f"{call[0]} has not answered for {SLOW_SECONDS:g} s"
+            self._change(lambda cursor: attrs.evolve(cursor, error=error) if self._call is call else cursor)
+            self._told = call
 
     def say(self, text: str) -> None:
         """What the plugin tells the user is told by the run."""
-        self._write(attrs.evolve(self._cursor, said=(*self._cursor.said[-SAID:], without_secrets(text))))
+        self._change(lambda cursor: attrs.evolve(cursor, said=(*cursor.said[-SAID:], without_secrets(text))))
 
     def _give(self, parent: Parent, tracker: Tracker, piece: News) -> None:
         event = piece.event
@@ -82,7 +84,7 @@ class Sender:
             self._try(parent, "send", lambda: tracker.send(piece.points))
         elif event.kind is not EventKind.ENDED:
             self._try(parent, "tell", lambda: tracker.tell(event))
-        self._write(attrs.evolve(piece.after.succeeded(), said=self._cursor.said))
+        self._change(lambda cursor: attrs.evolve(piece.after.succeeded(), said=cursor.said))
 
     def _try(self, parent: Parent, what: str, call: Callable[[], T]) -> T:
         """What `call` answers, however often it has to be asked."""
@@ -93,18 +95,22 @@ class Sender:
                 return call()
             except BaseException as error:  # also one that calls sys.exit
                 failures += 1
-                self._write(self._cursor.failed(f"{what}: {sentence(error)}"))
+                self._failed(f"{what}: {sentence(error)}")
                 if failures >= (LAST_TRIES if parent.is_over else TRIES):
                     raise GaveUpError from error
             finally:
                 self._call = None
             _wait(parent, min(FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT))
 
-    def _write(self, cursor: Cursor) -> None:
+    def _failed(self, why: str) -> None:
+        self._change(lambda cursor: cursor.failed(why))
+
+    def _change(self, change: Callable[[Cursor], Cursor]) -> None:
+        """Go on with the cursor that `change` makes of the one by now: the plugin's threads may tell something."""
         with self._writing:
-            self._cursor = cursor
+            self._cursor = change(self._cursor)
             try:
-                write_cursor(self._path, cursor)
+                write_cursor(self._path, self._cursor)
             except OSError as error:  # on a full disk, it is written the next time
                 if not self._unwritten:
                     log = logging.getLogger("ftcore")
