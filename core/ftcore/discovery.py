@@ -85,8 +85,15 @@ def config_class(cls: type[Any]) -> type[Any]:
 def _sources(points: Iterable[EntryPoint]) -> list[Source]:
     found = {}
     for point in points:
-        name = point.dist.name if point.dist else "unknown distribution"
-        version = point.dist.version if point.dist else "?"
+        name, version = _distribution(point)
         source = Source(name=point.name, target=point.value, distribution=name, version=version, entry_point=point)
         found[(point.name, name)] = source
     return sorted(found.values(), key=lambda source: (source.name, source.distribution))
+
+
+def _distribution(point: EntryPoint) -> tuple[str, str]:
+    """Name and version. One whose metadata are gone has none; `importlib_metadata`, once imported, raises instead."""
+    try:
+        return (point.dist.name, point.dist.version) if point.dist else ("unknown distribution", "?")
+    except FileNotFoundError:
+        return "unknown distribution", "?"

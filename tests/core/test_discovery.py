@@ -150,3 +150,5 @@ def test_a_distribution_without_a_version_does_not_hide_the_others(installation)
     (info / "entry_points.txt").write_text("[ftcore.plugins]\nlost = nowhere:Plugin\n")
     installation.plugin("whole", WHOLE)
     assert "whole" in discover().names
+    pytest.importorskip("importlib_metadata")  # libraries bring it; its finder takes the place of Python's own
+    assert "whole" in discover().names

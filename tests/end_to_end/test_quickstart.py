@@ -103,7 +103,7 @@ def test_full_fine_tuning_without_an_adapter(start, tmp_path: Path) -> None:
     assert (run / "model" / "model.safetensors").is_file()
     assert not (run / "adapter").exists()
     assert read(run / "report.json")["exports"][0]["proof"]["verdict"] == "proved"
-    for hook in ("load_rows", "load_model", "format_dataset", "make_trainer", "on_step", "export", "run_ended"):
+    for hook in ("load_rows", "load_model", "format_dataset", "make_trainer", "on_step", "export", "verify"):
         assert hook in child.text, hook
 
 

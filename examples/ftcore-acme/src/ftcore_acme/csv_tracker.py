@@ -58,6 +58,7 @@ class CsvFile:
         self._config = config
         self._path = folder / config.file
         self._step = sent
+        self._size = 0
         if not self._path.exists():
             _write_lines(self._path, [(STEP, *config.columns)])
         self._go_on_after(sent)
