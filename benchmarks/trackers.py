@@ -43,7 +43,7 @@ from ftcore.values import Decision, RunState, Step
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIGHT = REPOSITORY / "tests" / "core" / "light"
 LIMIT = 1.01
-BLOCK = 40
+BLOCK = 220
 """Steps; at 50 ms each, every tracker sends about once in it."""
 DRAWS = 2000
 

@@ -12,7 +12,7 @@ from ftcore.journal.writing import Journal
 from ftcore.secrets import sentence, without_secrets
 from ftcore.tracking.cursor import Cursor, cursor_file, read_cursor, write_cursor
 from ftcore.tracking.following import KILLED, ending, left, news
-from ftcore.tracking.sending import POLL_SECONDS, GaveUpError, Sender
+from ftcore.tracking.sending import FIRST_POLL, GaveUpError, Sender
 from ftcore.values import EventKind, RunState
 
 
@@ -223,7 +223,7 @@ def test_a_tracker_that_fails_is_asked_again_after_growing_waits(tmp_path, sende
     tracker, parent = Shaky(failures=4), Over(waits=5)
     sender.work(parent, lambda sent: tracker)
     assert tracker.given == ["started", [1, 2], ("finished", "")]
-    assert parent.waited == [1, 2, 4, 8, POLL_SECONDS]
+    assert parent.waited == [1, 2, 4, 8, FIRST_POLL]
     cursor = read_cursor(cursor_file(tmp_path, "shaky"))
     assert (cursor.sent, cursor.closed, cursor.error, cursor.failures) == (2, "finished", "", 0)
     assert left(tmp_path, cursor) == (0, 0)

@@ -19,7 +19,10 @@ from ftcore.values import EventKind, Tracker
 
 T = TypeVar("T")
 
-POLL_SECONDS = 2.0
+FIRST_POLL, LONGEST_POLL = 1.0, 10.0
+"""Seconds between two looks at the journal, which double: whoever watches the start of a run sees it at once, and later
+each look sends much in one go, since what a tracker calculates is taken from the training."""
+
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 
 TRIES = 5
@@ -55,13 +58,15 @@ class Sender:
         """Send all that is there and comes, until the run is over. Raises `GaveUpError`."""
         self._change(lambda cursor: cursor)
         tracker = self._try(parent, "track", lambda: make(self._cursor.sent))
+        pause = FIRST_POLL
         while True:
             over = parent.is_over  # before the last look: what was written before the end is seen
             for piece in news(self._folder, self._cursor):
                 self._give(parent, tracker, piece)
             if over:
                 break
-            parent.wait(POLL_SECONDS)
+            parent.wait(pause)
+            pause = min(2 * pause, LONGEST_POLL)
         state, reason = ending(self._folder)
         self._try(parent, "close", lambda: tracker.close(state, reason))
         self._change(lambda cursor: attrs.evolve(cursor.succeeded(), closed=str(state)))
