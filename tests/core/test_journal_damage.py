@@ -27,7 +27,7 @@ from ftcore.runs import run_info
 from ftcore.tracking.cursor import Cursor
 from ftcore.tracking.following import KILLED, ending, left, news
 from ftcore.values import EventKind, RunState
-from journals import figures
+from journals import figures, steps
 
 HUGE = 10**400
 
@@ -36,12 +36,6 @@ HUGE = 10**400
 def journal(tmp_path):
     with Journal(tmp_path) as opened:
         yield opened
-
-
-def steps(journal, first, last):
-    for number in range(first, last + 1):
-        journal.stepped(number)
-        journal.point(number, {"loss": 1 / number})
 
 
 def given(folder, cursor):

@@ -124,7 +124,7 @@ def test_no_rows_are_an_error():
 
 @pytest.mark.parametrize("numbers", [[1], [1, 1, 1]])
 def test_rows_that_are_all_held_out_are_an_error(numbers):
-    with pytest.raises(RunError, match=r"are held out; set data.validation to 0"):
+    with pytest.raises(RunError, match=r"held out; set data.validation to 0"):
         split_rows(rows_of([{"n": number} for number in numbers]), 0.5, 0)
 
 

@@ -14,6 +14,7 @@ from ftcore.tracking.cursor import Cursor, cursor_file, read_cursor, write_curso
 from ftcore.tracking.following import KILLED, ending, left, news
 from ftcore.tracking.sending import FIRST_POLL, GaveUpError, Sender
 from ftcore.values import EventKind, RunState
+from journals import steps
 
 
 @pytest.fixture(autouse=True)
@@ -27,12 +28,6 @@ def clock(monkeypatch):
 def journal(tmp_path):
     with Journal(tmp_path) as opened:
         yield opened
-
-
-def steps(journal, first, last):
-    for number in range(first, last + 1):
-        journal.stepped(number)
-        journal.point(number, {"loss": 1 / number})
 
 
 def shown(pieces):

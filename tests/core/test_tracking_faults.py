@@ -18,6 +18,7 @@ from ftcore.journal.metrics import read_metrics
 from ftcore.tracking import dry_run
 from ftcore.tracking.cursor import cursor_file, read_cursor
 from ftcore.tracking.sync import sync
+from waiting import until
 
 STEPS = list(range(1, 11))
 
@@ -75,14 +76,6 @@ def is_alive(process):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it has not come"
-        time.sleep(0.02)
-    return found
 
 
 def test_a_tracker_is_given_the_whole_run_in_a_process_of_its_own(desk, track, given, sent_steps, display):

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -15,6 +14,7 @@ from ftcore import engine
 from ftcore.journal.metrics import read_metrics
 from ftcore.tracking.sync import sync
 from mlflow_kit import losses
+from waiting import until
 
 pytest.importorskip("mlflow", minversion="3.5", exc_type=ImportError)
 
@@ -36,14 +36,6 @@ def tracked(desk, server, monkeypatch):
     desk.replace("max_steps = 10", f"max_steps = {STEPS}")
     desk.append(f'\n[plugin.mlflow]\ntracking_uri = "{server.uri}"\n')
     return desk
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it has not come"
-        time.sleep(0.05)
-    return found
 
 
 def run_id_of(folder):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
 from ftcore import engine
 from ftcore.journal.metrics import read_metrics
 from ftcore.tracking.sync import sync
+from waiting import until
 from wandb_kit import CANARY, Shelf, listening
 
 pytest.importorskip("wandb")
@@ -39,14 +39,6 @@ def tracked(desk, server, monkeypatch):
     desk.replace("max_steps = 10", f"max_steps = {STEPS}")
     desk.append('\n[plugin.wandb]\nmode = "online"\nstart_timeout = 5.0\n\n[plugin.tensorboard]\n')
     return desk
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it has not come"
-        time.sleep(0.05)
-    return found
 
 
 def written(folder, name="loss"):

@@ -1,10 +1,12 @@
-"""What the journals of two runs are compared by."""
+"""What the journals of two runs are compared by, and what a short one is made of."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+
+from ftcore.journal.writing import Journal
 
 OWN = ("time", "seconds", "data_seconds", "tokens_per_second", "memory")
 """Figures that no two runs share: they are about the clock and the machine, as all of `system/...` are."""
@@ -17,3 +19,10 @@ def figures(folder: Path) -> list[dict[str, Any]]:
         {name: value for name, value in line.items() if name not in OWN and not name.startswith("system/")}
         for line in lines
     ]
+
+
+def steps(journal: Journal, first: int, last: int) -> None:
+    """Write down these steps, each with a loss."""
+    for number in range(first, last + 1):
+        journal.stepped(number)
+        journal.point(number, {"loss": 1 / number})
