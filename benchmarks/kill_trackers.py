@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LIGHT = REPOSITORY / "tests" / "core" / "light"
 sys.path[:0] = [str(REPOSITORY / "tests" / "kit")]
+
+from light_runs import install, write_desk  # noqa: E402
 
 from ftcore import engine, session  # noqa: E402, F401  (each trial forks from here)
 from ftcore.cli import main as ftcore  # noqa: E402
@@ -51,29 +52,6 @@ TARGETS = ("run", "run", "tracker", "tracker", "trackers", "both", "both", "SIGT
 HIDDEN = {".lock", ".command.lock", ".weights", *(f".{name}.lock" for name in FAULTS)}
 """What a run has that is no half-written file."""
 
-PROFILE = """\
-[run]
-name = "light"
-output_dir = "runs"
-[hardware]
-profile = "cpu"
-[data]
-path = "rows.jsonl"
-validation = 0.25
-[train]
-max_steps = {steps}
-save_steps = 3
-eval_steps = 4
-[plugin.light_rows]
-[plugin.light_format]
-[plugin.light_model]
-[plugin.light_trainer]
-[plugin.light_export]
-"""
-
-PLUGINS = {"light_rows": "Rows", "light_format": "Format", "light_model": "Model", "light_trainer": "Trainer"}
-PLUGINS |= {"light_export": "Export"}
-
 
 class TrialError(Exception):
     """What a trial did not keep to."""
@@ -86,7 +64,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parsed = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="ftcore-kill-trackers-"))
-    install(scratch)
+    prepare(scratch)
     whole = scratch / "reference"
     reference = figures(finished(whole, {}))
     draw = random.Random(parsed.seed)
@@ -107,16 +85,10 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def install(folder: Path) -> None:
-    """A distribution with the light plugins, for this process and those that it starts."""
-    points = [f"{name} = light_plugins:Light{cls}" for name, cls in PLUGINS.items()]
-    points += [f"{name} = light_trackers:LightTracker" for name in FAULTS]
-    info = folder / "light-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: light\nVersion: 1.0\n", "utf-8")
-    (info / "entry_points.txt").write_text("\n".join(["[ftcore.plugins]", *points]) + "\n", "utf-8")
-    sys.path[:0] = [str(folder), str(LIGHT)]
-    os.environ |= {"PYTHONPATH": os.pathsep.join([str(folder), str(LIGHT)]), "LIGHT_PAUSE": "0.03"}
+def prepare(folder: Path) -> None:
+    """The light plugins, for runs that take their time and do not wait long for their trackers."""
+    install(folder, FAULTS)
+    os.environ["LIGHT_PAUSE"] = "0.03"
     session.FINISH_SECONDS = FINISH_SECONDS
 
 
@@ -131,10 +103,7 @@ def finished(folder: Path, faults: Mapping[str, str]) -> Path:
 def desk(folder: Path, faults: Mapping[str, str]) -> Path:
     """A working folder with a profile and its rows."""
     folder.mkdir()
-    rows = ({"prompt": f"what is {n}?", "reply": f"{n} is {n * n}."} for n in range(12))
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    tables = [f'[plugin.{name}]\npath = "{name}.jsonl"\nfault = "{fault}"\n' for name, fault in faults.items()]
-    (folder / "light.toml").write_text(PROFILE.format(steps=STEPS) + "".join(tables), "utf-8")
+    write_desk(folder, faults, steps=STEPS, save_steps=3, more="[plugin.light_export]\n")
     return folder
 
 

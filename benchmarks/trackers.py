@@ -30,6 +30,7 @@ from typing import Any
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", WANDB_MODE="offline")
 
 import psutil
+from light_runs import LIGHT, install, write_desk
 
 from ftcore import engine
 from ftcore.control import RunControl
@@ -41,7 +42,6 @@ from ftcore.tracking.sync import sync
 from ftcore.values import Decision, RunState, Step
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-LIGHT = REPOSITORY / "tests" / "core" / "light"
 LIMIT = 1.01
 BLOCK = 220
 """Steps; at 50 ms each, every tracker sends about once in it."""
@@ -74,31 +74,6 @@ max_lines = 20
 vocabulary_size = 512
 
 [plugin.llama_code]
-"""
-
-FAULT_PROFILE = """\
-[run]
-name = "fault"
-
-[hardware]
-profile = "cpu"
-
-[data]
-path = "rows.jsonl"
-validation = 0.25
-
-[train]
-max_steps = 10
-save_steps = 5
-eval_steps = 4
-
-[plugin.light_rows]
-[plugin.light_format]
-[plugin.light_model]
-[plugin.light_trainer]
-[plugin.light_tracker]
-path = "tracked.jsonl"
-fault = "{place}={kind}"
 """
 
 
@@ -269,12 +244,10 @@ def faults() -> bool:
 def one_fault(folder: Path, place: str, kind: str) -> Mapping[str, Any]:
     """One light run beside one fault, then the fault is mended and the rest is sent."""
     os.chdir(folder)
-    install(folder)
-    rows = ({"prompt": f"what is {n}?", "reply": f"{n} is {n * n}."} for n in range(12))
-    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    Path("fault.toml").write_text(FAULT_PROFILE.format(place=place, kind=kind), "utf-8")
+    install(folder, ["tracked"])
+    write_desk(folder, {"tracked": f"{place}={kind}"}, steps=10, save_steps=5)
     start = time.monotonic()
-    outcome = engine.run(load_profile("fault.toml"))
+    outcome = engine.run(load_profile("light.toml"))
     seconds = time.monotonic() - start
     steps = [line["step"] for line in read_metrics(outcome.folder / "metrics.jsonl") if "loss" in line]
     Path("tracked.fault").write_text("", "utf-8")
@@ -294,19 +267,6 @@ def one_fault(folder: Path, place: str, kind: str) -> Mapping[str, Any]:
 def unheard(text: str) -> None:
     """What a user would read."""
     del text
-
-
-def install(folder: Path) -> None:
-    """A distribution with the light plugins, for this process and those that it starts."""
-    names = {"light_rows": "LightRows", "light_format": "LightFormat", "light_model": "LightModel"}
-    points = [f"{name} = light_plugins:{cls}" for name, cls in {**names, "light_trainer": "LightTrainer"}.items()]
-    info = folder / "light-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: light\nVersion: 1.0\n", "utf-8")
-    lines = ["[ftcore.plugins]", *points, "light_tracker = light_trackers:LightTracker"]
-    (info / "entry_points.txt").write_text("\n".join(lines) + "\n", "utf-8")
-    sys.path[:] = [str(folder), *(path for path in sys.path if "light-site" not in path)]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), str(LIGHT)])
 
 
 def main() -> int:

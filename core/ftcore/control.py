@@ -96,9 +96,7 @@ class RunControl:
                 stop = True
             else:
                 self.journal.event(EventKind.NOTICE, **attrs.asdict(one))
-                self.display.say(
-                    f"warning: step {self.journal.step}: {one.text}{f'; {one.advice}' if one.advice else ''}"
-                )
+                self.display.say(one.told(self.journal.step))
         return stop
 
 

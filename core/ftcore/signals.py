@@ -15,6 +15,23 @@ from ftcore.errors import ExitCode, Interrupted
 CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.RESUMABLE}
 
 
+@contextmanager
+def raising(number: signal.Signals) -> Iterator[None]:
+    """For the time of the block, the signal raises `Interrupted` at once. Outside the main thread it does nothing."""
+
+    def stop(*_: object) -> None:
+        raise Interrupted(f"{number.name} received", CODES[number])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 class StopSignals:
     """Installs the handlers for the time of a run. Outside the main thread it does nothing.
 

@@ -10,8 +10,7 @@ import math
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ftcore.cli.env_file import read_env_file
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, ProfileError
 from ftcore.preflight import LoadedProfile, load_profile
 from ftcore.processes.endings import failures_recorded
+from ftcore.signals import raising
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -28,29 +28,13 @@ def guarded(command: Command, parsed: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter gets its escape
     try:
-        with _interruptible():
+        # A `KeyboardInterrupt` that comes out of a plugin is the plugin's own.
+        with raising(signal.SIGINT):
             return _answered(command, parsed)
     except (OSError, SystemExit) as error:
         return _unheard(error)
     finally:
         _settle_stderr()
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C is `Interrupted`: a `KeyboardInterrupt` that comes out of a plugin is the plugin's own."""
-
-    def stop(*_: object) -> None:
-        raise Interrupted("SIGINT received", ExitCode.INTERRUPTED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _answered(command: Command, parsed: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ import select
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +20,8 @@ from ftcore.display.dashboard import dashboard
 from ftcore.display.drawing import Glyphs
 from ftcore.display.plain import PLAIN_SECONDS, spelled, step_line
 from ftcore.display.watching import Watched
-from ftcore.errors import ExitCode, Interrupted
-from ftcore.values import Event, EventKind
+from ftcore.signals import raising
+from ftcore.values import Event, EventKind, Notice
 
 LOOK_SECONDS = 1.0
 PAGE = (100, 40)
@@ -41,7 +40,12 @@ def print_once(watched: Watched) -> None:
 def follow_on_screen(watched: Watched) -> None:
     """Draw on a screen of its own until the run has ended, or a key leaves; the last picture stays."""
     console = Console(highlight=False)
-    with _ended_in_order(), _keys() as pressed, Region(console=console, screen=True, auto_refresh=False) as region:
+    # SIGTERM ends the block as an exception does, so that the terminal is given back.
+    with (
+        raising(signal.SIGTERM),
+        _keys() as pressed,
+        Region(console=console, screen=True, auto_refresh=False) as region,
+    ):
         while True:
             glyphs = Glyphs.of(console.encoding)
             region.update(_picture(watched, console.width - 1, console.height, glyphs, hint=True), refresh=True)
@@ -84,8 +88,8 @@ def event_lines(event: Event) -> Iterator[str]:
     elif event.kind is EventKind.CHECKPOINT:
         yield f"step {event.step}: checkpoint {values.get('path')}"
     elif event.kind is EventKind.NOTICE:
-        advice = f"; {values['advice']}" if values.get("advice") else ""
-        yield f"warning: step {event.step}: {values.get('text')}{advice}"
+        text, advice = str(values.get("text")), str(values.get("advice") or "")
+        yield Notice(sign=str(values.get("sign")), text=text, advice=advice).told(event.step)
     elif event.kind is EventKind.ARTIFACT:
         proof = values.get("proof")
         yield f"{values.get('kind')}: {proof.get('verdict') if isinstance(proof, dict) else proof}"
@@ -99,23 +103,6 @@ def _write_each(write: Callable[[str], None], lines: Iterator[str]) -> None:
 def _picture(watched: Watched, width: int, height: int, glyphs: Glyphs, *, hint: bool = False) -> Group:
     lines: list[Text] = dashboard(watched, max(1, width), height, glyphs, hint=hint)
     return Group(*lines)
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """SIGTERM ends the block as an exception does, so that the terminal is given back."""
-
-    def leave(*_: object) -> None:
-        raise Interrupted("SIGTERM received", ExitCode.RESUMABLE)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

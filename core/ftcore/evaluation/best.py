@@ -32,7 +32,8 @@ class Best:
 
         Of two that are alike, as scores of a few rows often are, the one with less loss; then the earlier one.
         """
-        values, losses = self.values(), figure_by_step(self.metrics, "eval_loss")
+        values = self.values()
+        losses = values if self.metric == "eval_loss" else figure_by_step(self.metrics, "eval_loss")
         sign = 1 if self.metric in LOSSES else -1
         known = (step for step in steps if step in values and step > self.otherwise())
         return sorted(known, key=lambda step: (sign * values[step], losses.get(step, math.inf), step))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from ftcore.hardware.nvml import Gpu, visible_gpus
+from ftcore.hardware.usage import GIB
 from ftcore.values import Run
 
 SECONDS = 10.0
@@ -13,8 +14,6 @@ SECONDS = 10.0
 
 MOST_SHARE = 0.002
 """Share of the time that samples may take: where a driver is slow, they come less often."""
-
-GIB = 2**30
 
 
 class Gauges:

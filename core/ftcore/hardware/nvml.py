@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ftcore.hardware.drivers import visible
+from ftcore.hardware.usage import GIB
 
-GIB = 2**30
 MIG = "MIG-"
 """How the name of a part of a card begins (https://docs.nvidia.com/datacenter/tesla/mig-user-guide)."""
 

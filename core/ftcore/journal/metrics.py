@@ -60,8 +60,11 @@ def point_of(line: Line) -> Point | None:
 
 def last_figure(path: Path, name: str) -> float:
     """The value of the last line that has one of that name; 0 without such a line."""
-    found = [point.metrics.get(name, math.nan) for point in read_points(path)]
-    return next((value for value in reversed(found) if math.isfinite(value)), 0.0)
+    last = 0.0
+    for point in read_points(path):
+        value = point.metrics.get(name, math.nan)
+        last = value if math.isfinite(value) else last
+    return last
 
 
 def figure_by_step(path: Path, name: str) -> dict[int, float]:

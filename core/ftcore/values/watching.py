@@ -60,6 +60,10 @@ class Notice:
     advice: str = ""
     page: str = ""
 
+    def told(self, step: int) -> str:
+        """As a line for the user."""
+        return f"warning: step {step}: {self.text}{f'; {self.advice}' if self.advice else ''}"
+
 
 class Tracker(Protocol):
     """What `track` returns: sends what a run wrote down to somewhere else.
