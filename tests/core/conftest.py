@@ -108,6 +108,11 @@ class Installation:
         """What a subprocess needs to see the same distributions."""
         return {"PYTHONPATH": os.pathsep.join([str(self.folder), str(LIGHT)])}
 
+    def seen_by_children(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have the processes that this one starts see the same distributions."""
+        path = os.pathsep.join([self.env["PYTHONPATH"], os.environ.get("PYTHONPATH", "")])
+        monkeypatch.setenv("PYTHONPATH", path.strip(os.pathsep))
+
 
 PLUGIN_HEAD = """\
 from typing import Any

@@ -26,8 +26,7 @@ STEPS = list(range(1, 11))
 @pytest.fixture
 def track(desk, monkeypatch):
     """Switch a light tracker on, under a name of its own; what it is given comes back from `given`."""
-    path = os.pathsep.join([desk.installation.env["PYTHONPATH"], os.environ.get("PYTHONPATH", "")])
-    monkeypatch.setenv("PYTHONPATH", path.strip(os.pathsep))
+    desk.installation.seen_by_children(monkeypatch)
     monkeypatch.setenv("LIGHT_API_KEY", "k-0123456789")
 
     def on(*names, fault=""):

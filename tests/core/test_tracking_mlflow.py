@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -11,8 +10,8 @@ import threading
 import pytest
 
 from ftcore import engine
-from ftcore.journal.metrics import read_metrics
 from ftcore.tracking.sync import sync
+from journals import written
 from mlflow_kit import losses
 from waiting import until
 
@@ -29,8 +28,7 @@ def server(mlflow_server):
 @pytest.fixture
 def tracked(desk, server, monkeypatch):
     """A slow run that is sent to the server."""
-    path = os.pathsep.join([desk.installation.env["PYTHONPATH"], os.environ.get("PYTHONPATH", "")])
-    monkeypatch.setenv("PYTHONPATH", path.strip(os.pathsep))
+    desk.installation.seen_by_children(monkeypatch)
     monkeypatch.setenv("LIGHT_PAUSE", "0.1")
     desk.installation.distribution("the-mlflow-plugin", plugins={"mlflow": "ftcore_plugins.mlflow:MLflow"})
     desk.replace("max_steps = 10", f"max_steps = {STEPS}")
@@ -50,10 +48,6 @@ def seen(server, folder):
 
     client, run_id = MlflowClient(server.uri), run_id_of(folder)
     return client.get_run(run_id), losses(client, run_id)
-
-
-def written(folder):
-    return [(line["step"], line["loss"]) for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
 
 
 @pytest.mark.slow

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import pytest
 
 from ftcore import engine
-from ftcore.journal.metrics import read_metrics
 from ftcore.tracking.sync import sync
+from journals import written
 from waiting import until
 from wandb_kit import CANARY, Shelf, listening
 
@@ -30,8 +29,7 @@ def server():
 @pytest.fixture
 def tracked(desk, server, monkeypatch):
     """A slow run that is sent to the server, and to event files."""
-    path = os.pathsep.join([desk.installation.env["PYTHONPATH"], os.environ.get("PYTHONPATH", "")])
-    monkeypatch.setenv("PYTHONPATH", path.strip(os.pathsep))
+    desk.installation.seen_by_children(monkeypatch)
     monkeypatch.setenv("LIGHT_PAUSE", "0.1")
     monkeypatch.setenv("WANDB_BASE_URL", server.address)
     monkeypatch.setenv("WANDB_API_KEY", CANARY)
@@ -39,10 +37,6 @@ def tracked(desk, server, monkeypatch):
     desk.replace("max_steps = 10", f"max_steps = {STEPS}")
     desk.append('\n[plugin.wandb]\nmode = "online"\nstart_timeout = 5.0\n\n[plugin.tensorboard]\n')
     return desk
-
-
-def written(folder, name="loss"):
-    return [(line["step"], line[name]) for line in read_metrics(folder / "metrics.jsonl") if name in line]
 
 
 def drawn(folder, name):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ftcore.journal.metrics import read_metrics
 from ftcore.journal.writing import Journal
 
 OWN = ("time", "seconds", "data_seconds", "tokens_per_second", "memory")
@@ -26,3 +27,8 @@ def steps(journal: Journal, first: int, last: int) -> None:
     for number in range(first, last + 1):
         journal.stepped(number)
         journal.point(number, {"loss": 1 / number})
+
+
+def written(folder: Path, name: str = "loss") -> list[tuple[int, float]]:
+    """One figure of a run's `metrics.jsonl`, with the step of each line that has it."""
+    return [(line["step"], line[name]) for line in read_metrics(folder / "metrics.jsonl") if name in line]
