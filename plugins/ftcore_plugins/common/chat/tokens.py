@@ -9,10 +9,16 @@ from typing import Any, Literal, Protocol
 
 import attrs
 
+from ftcore_plugins.common.chat.byte_pairs import encoding_of, reads_alike
+
 __all__ = ["Tokens", "anchor_of", "begins_with_bos", "control_tokens", "normal_form", "token_ids", "tokens_of"]
 
 PROBES = ("Hello, world!", " two  spaces\n\nand\ta tab ", "caf\u00e9 \u4f60\u597d \U0001f600", "don't . stop , now")
 """Texts on which a tokenizer and its backend must agree."""
+
+
+LATER = 20_000
+"""Texts after which a faster way is looked for: that takes up to two seconds, and a small set needs none of them."""
 
 
 class Tokens(Protocol):
@@ -51,6 +57,50 @@ class FastTokens:
     def source(self) -> str:
         """The `tokenizer.json` of the backend."""
         return str(self.backend.to_str())
+
+
+@attrs.define(kw_only=True, eq=False)
+class QuickTokens:
+    """A tokenizer whose texts tiktoken reads from the `LATER`-th on, as far as it is sure to read them alike.
+
+    The texts at hand are then read by both; if any has other tokens, all stays as it was.
+    """
+
+    inner: FastTokens
+    composed: bool
+    _read: int = attrs.field(init=False, default=0)
+    _encoding: Any = attrs.field(init=False, default=None)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """See `Tokens`."""
+        before, self._read = self._read, self._read + len(texts)
+        if before < LATER <= self._read:
+            return self._compared(texts)
+        return self._encoded(texts) if self._encoding else self.inner.encode(texts)
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """See `Tokens`."""
+        return self.inner.decode(rows)
+
+    def source(self) -> str:
+        """See `Tokens`."""
+        return self.inner.source()
+
+    def _compared(self, texts: Sequence[str]) -> list[list[int]]:
+        ids = self.inner.encode(texts)
+        self._encoding = encoding_of(self.inner.backend)
+        if self._encoding and self._encoded(texts) != ids:
+            self._encoding = None
+        return ids
+
+    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        alike = [reads_alike(text, composed=self.composed) for text in texts]
+        others = iter(self.inner.encode([text for text, quick in zip(texts, alike, strict=True) if not quick]))
+        encode = self._encoding.encode
+        return [
+            encode(text, allowed_special="all") if quick else next(others)
+            for text, quick in zip(texts, alike, strict=True)
+        ]
 
 
 @attrs.frozen(kw_only=True)
@@ -118,7 +168,9 @@ def _plain(tokenizer: Any) -> Tokens:
     fast = FastTokens(backend=backend, split_special=tokenizer.split_special_tokens)
     texts = [*PROBES, "".join(tokenizer.all_special_tokens)]
     ids = slow.encode(texts)
-    return fast if fast.encode(texts) == ids and fast.decode(ids) == slow.decode(ids) else slow
+    if fast.encode(texts) != ids or fast.decode(ids) != slow.decode(ids):
+        return slow
+    return fast if fast.split_special else QuickTokens(inner=fast, composed=backend.normalizer is not None)
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
