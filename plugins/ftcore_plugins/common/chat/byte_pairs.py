@@ -12,6 +12,7 @@ https://github.com/openai/tiktoken, https://huggingface.co/docs/tokenizers/compo
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -25,6 +26,12 @@ LONGEST = 100_000
 
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """How `ByteLevel` cuts a text by itself: https://docs.rs/tokenizers/latest/tokenizers/pre_tokenizers/byte_level."""
+
+SAME_SYNTAX = re.compile(
+    r"(?!.*(?:[*+?]|\d\})\+)"  # such a plus makes a quantifier possessive for one of them
+    r"(?:\\[sSrnt]|\\p\{[A-Z][a-z]?\}|\(\?(?:i:|:|!)|\[\^|[\[\]()|?*+]|\{\d+(?:,\d*)?\}|[^\\^$.{}&])*"
+)
+"""Regular expressions that both engines understand, and in one way: what tokenizers have in use, and no more."""
 
 BARE_MODEL: Mapping[str, Any] = {
     "type": "BPE",
@@ -70,12 +77,12 @@ def _is_stable(char: str) -> bool:
 def _is_plain(source: Mapping[str, Any], added: Mapping[str, int]) -> bool:
     """No normal form but NFC, and added tokens that are found wherever they stand, and in one way."""
     tokens, normalizer = source["added_tokens"], source["normalizer"]
-    if normalizer is not None and normalizer["type"] != "NFC":
+    if normalizer and normalizer["type"] != "NFC":
         return False
     if any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in tokens):
         return False
     found_in_normalized = {token["normalized"] for token in tokens}
-    if len(found_in_normalized) > 1 or (normalizer is not None and True in found_in_normalized):
+    if len(found_in_normalized) > 1 or (normalizer and True in found_in_normalized):
         return False
     return not any(second.startswith(first) for first, second in pairwise(sorted(added)))
 
@@ -91,7 +98,7 @@ def _words_of(pre_tokenizer: Mapping[str, Any] | None) -> str | None:
                 {"type": "Split", "pattern": {"Regex": str(words)}, "behavior": "Isolated", "invert": False},
                 {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
             ],
-        }:
+        } if SAME_SYNTAX.fullmatch(words):
             return words
     return None
 

@@ -163,7 +163,7 @@ def tokens_of(tokenizer: Any, control: re.Pattern[str]) -> Tokens:
 def _plain(tokenizer: Any) -> Tokens:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     slow = SlowTokens(tokenizer=tokenizer)
-    if not hasattr(backend, "encode_batch_fast"):
+    if backend is None or not hasattr(backend, "encode_batch_fast"):
         return slow
     fast = FastTokens(backend=backend, split_special=tokenizer.split_special_tokens)
     texts = [*PROBES, "".join(tokenizer.all_special_tokens)]
