@@ -38,7 +38,7 @@ def trainers(folder: Path, rows: int, sizes: Sequence[int]) -> tuple[list[Traine
     found = PythonFunctions(FunctionOptions(limit=4 * rows, max_lines=20)).load_rows(run)
     plugin = TinyModel(TinyOptions(vocabulary_size=512))
     tokenizer = plugin.load_processor(run, Rows(train=found, validation=[], fingerprint=""))
-    data = formatted(run, LlamaCode(CodeOptions()).format_dataset(tokenizer), found)
+    data = formatted(run, LlamaCode(CodeOptions()).format_dataset(run, tokenizer), found)
     made = []
     for size in sizes:
         one = make_run(folder, train={"eval_batch_size": size, "max_steps": 1}, hardware={"device": "cpu"})

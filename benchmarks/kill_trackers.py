@@ -36,7 +36,8 @@ from light_runs import install, write_desk  # noqa: E402
 from ftcore import engine, session  # noqa: E402, F401  (each trial forks from here)
 from ftcore.cli import main as ftcore  # noqa: E402
 from ftcore.journal.events import read_events  # noqa: E402
-from ftcore.runs import is_locked, run_info  # noqa: E402
+from ftcore.locks import is_locked  # noqa: E402
+from ftcore.runs import run_info  # noqa: E402
 from ftcore.tracking import beside, sync  # noqa: E402, F401
 from journals import OWN, figures  # noqa: E402
 

@@ -73,7 +73,7 @@ def prepare(folder: Path, limit: int) -> Set:
     rows = PythonFunctions(FunctionOptions(packages=("*",), limit=limit)).load_rows(run)
     plugin = TinyModel(MODEL)
     tokenizer = plugin.load_processor(run, Rows(train=rows, validation=[], fingerprint=""))
-    format_ = LlamaCode(CodeOptions()).format_dataset(tokenizer)
+    format_ = LlamaCode(CodeOptions()).format_dataset(run, tokenizer)
     return Set(folder=folder, plugin=plugin, tokenizer=tokenizer, data=formatted(run, format_, rows))
 
 

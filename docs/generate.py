@@ -126,10 +126,14 @@ def _default(option: Option) -> str:
 def _command(name: str) -> str:
     parser = parser_of(name)
     actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
-    rows = [f"| `{_escaped(_flag(action))}` | {_escaped(action.help or '')} |" for action in actions]
+    rows = [f"| `{_escaped(_flag(action))}` | {_escaped(_help(action))} |" for action in actions]
     usage = " ".join(["ftcore", name, *(_usage(action) for action in actions)])
     table = "\n".join(["| argument | |", "|---|---|", *rows])
     return f"## `ftcore {name}`\n\n{parser.description}\n\n```text\n{usage}\n```\n\n{table}"
+
+
+def _help(action: argparse.Action) -> str:
+    return (action.help or "") % vars(action)  # as argparse fills in %(default)s
 
 
 def _usage(action: argparse.Action) -> str:

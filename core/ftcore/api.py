@@ -13,6 +13,7 @@ from ftcore.shipping.card import write_card
 from ftcore.tables import DataTable, ExportTable, HardwareTable, ModelTable, RunTable, TrainTable, option
 from ftcore.values import (
     MASKED,
+    TOO_LONG,
     Artifact,
     Collate,
     Control,
@@ -40,6 +41,7 @@ from ftcore.values import (
     Run,
     RunState,
     Sample,
+    SavedAs,
     Step,
     StopRequest,
     Tracker,
@@ -50,6 +52,7 @@ from ftcore.values import (
 
 __all__ = [
     "MASKED",
+    "TOO_LONG",
     "Artifact",
     "Collate",
     "Control",
@@ -89,6 +92,7 @@ __all__ = [
     "RunState",
     "RunTable",
     "Sample",
+    "SavedAs",
     "Step",
     "StopRequest",
     "Tracker",

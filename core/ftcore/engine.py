@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from ftcore.display import Display, Silent, Steady
-from ftcore.errors import CrashError, FtcoreError, Interrupted, Problem, RunError
+from ftcore.ending import told_as, way_on_after
+from ftcore.errors import FtcoreError, Interrupted, Problem, RunError
 from ftcore.isolation import Traced
+from ftcore.locks import COMMAND_LOCK, locked
 from ftcore.manifest import Manifest, new_manifest, read_manifest
 from ftcore.plugins import Plugins
 from ftcore.preflight import LoadedProfile, check_profile, load_profile
@@ -22,13 +25,16 @@ from ftcore.processes.endings import failures_recorded, lost_another
 from ftcore.processes.launch import JOINED, NO_LAUNCHER, join, launch, try_launch, worker_command
 from ftcore.processes.placement import is_several, leads
 from ftcore.processes.ranks import Ranks
-from ftcore.processes.world import enter_world, worker_world
-from ftcore.resuming import pinned, restarted_manifest, resumed_manifest, write_resumed
-from ftcore.runlog import FILE as RUN_LOG
+from ftcore.processes.words import forget, leave, leave_to_main, smaller_batch_in, true_reason
+from ftcore.processes.world import enter_world, is_job_script, worker_world
+from ftcore.resuming import in_smaller_batches, pinned, restarted_manifest, resumed_manifest, write_resumed
 from ftcore.runlog import RunLog, logged_to
-from ftcore.runs import COMMAND_LOCK, PROFILE, create_run_folder, locked, planned_folder
+from ftcore.runs import PROFILE, create_run_folder, planned_folder
 from ftcore.signals import StopSignals
 from ftcore.values import Outcome, Run, World
+
+if TYPE_CHECKING:
+    from ftcore.session import Session
 
 Record = Callable[[Traced], None]
 Begun = Callable[[Path], None]
@@ -39,7 +45,8 @@ def check(loaded: LoadedProfile, *, report: Callable[[str], None]) -> list[Probl
 
     Of a run of several processes, the launch is tried as well: its processes start, meet, and end.
     """
-    this = planned(loaded, enter_world())
+    # A job's script may check the profile before srun starts its tasks.
+    this = planned(loaded, World() if is_job_script() else enter_world())
     plugins, warnings = check_profile(loaded, this, report=report)
     if this.world.size > 1:
         plugins.share(this, "" if this.world.is_main else None)
@@ -75,7 +82,7 @@ def run(
 
     def begin() -> tuple[Path, Manifest]:
         manifest = new_manifest(this.name, loaded.settings(), loaded.active)
-        folder = create_run_folder(this.folder, manifest.settings, manifest)
+        folder = create_run_folder(this.folder, loaded.settings(), manifest)
         shown.say(f"run folder: {folder}")
         return folder, manifest
 
@@ -91,6 +98,8 @@ def resume(
     folder: Path,
     *,
     sets: Sequence[str] = (),
+    switch_on: Sequence[str] = (),
+    switch_off: Sequence[str] = (),
     checkpoint: int | None = None,
     allow_changes: bool = False,
     display: Display | None = None,
@@ -104,13 +113,19 @@ def resume(
     """
     world = enter_world()
     shown = _steady(world, display)
-    loaded, this, manifest = _opened(folder.absolute(), world, resumed=True, sets=sets)
+    changed = {"sets": sets, "switch_on": switch_on, "switch_off": switch_off}
+    loaded, this, manifest = _opened(folder.absolute(), world, resumed=True, **changed)
     manifest = resumed_manifest(manifest, loaded, this.folder, checkpoint=checkpoint, allow_changes=allow_changes)
     plugins = _checked_plugins(loaded, this, shown, record)
     if _joins(this):
         return join(plugins, this, loaded, shown)
-    this, manifest = _agreed(plugins, this, lambda: (this.folder, manifest))
-    return _launch_or_execute(plugins, this, manifest, shown, begun or _nobody, trace=record is not None)
+    this, agreed = _agreed(plugins, this, lambda: (this.folder, manifest))
+
+    def goes_on(place: Path) -> None:
+        write_resumed(place, agreed, loaded.settings())
+        (begun or _nobody)(place)
+
+    return _launch_or_execute(plugins, this, agreed, shown, goes_on, trace=record is not None)
 
 
 @failures_recorded()
@@ -129,10 +144,17 @@ def work(folder: Path, *, display: Display, record: Record | None = None) -> Out
 
 @failures_recorded()
 def probe(folder: Path) -> None:
-    """Only meet the other workers, to see that they can be started and reach each other."""
+    """Only meet the other workers, to see that they can be started, reach each other and share a file system."""
     loaded, this, _ = _opened(folder, worker_world())
     plugins = _checked_plugins(loaded, this, Silent(), None)
-    Ranks(plugins, this).wait()
+    ranks, output_dir = Ranks(plugins, this), this.profile.run.output_dir
+    with ExitStack() as stack:  # the run's own folder is not made
+
+        def make() -> str:
+            there = next(path for path in (output_dir, *output_dir.parents) if path.is_dir())
+            return stack.enter_context(tempfile.TemporaryDirectory(prefix=".ftcore-", dir=there))
+
+        ranks.require_shared(Path(ranks.tell(make)))
 
 
 def execute(plugins: Plugins, run: Run, manifest: Manifest, display: Display, begun: Begun | None = None) -> Outcome:
@@ -143,39 +165,38 @@ def execute(plugins: Plugins, run: Run, manifest: Manifest, display: Display, be
         shown = stack.enter_context(_logged(run, display))
         signals = stack.enter_context(StopSignals())
         if run.world.is_main:
-            write_resumed(run, manifest)
             (begun or _nobody)(run.folder)
         session = Session(plugins, run, manifest, shown, signals)
         try:
-            outcome = _stopped_or(session.work, signals)
+            outcome = session.work()
         except BaseException as error:
             signals.deferred = True
-            failed = session.failed(error)
-            # The user reads one sentence; run.log keeps where it came from.
-            trace = None if isinstance(error, Interrupted) else error
-            logging.getLogger("ftcore").error("the run has ended early: %s", failed.reason, exc_info=trace)
-            with contextlib.suppress(OSError):  # on a full disk the first error is the one to tell
-                session.ended(failed)
-            if run.world.started_by != "ftcore":  # else the launcher says it, or starts again
-                display.say(f"to go on: ftcore run --resume {run.folder}")
-            if isinstance(error, FtcoreError | Interrupted):
-                raise
-            # A trainer that calls sys.exit(0) must not end the run as a success.
-            log = RUN_LOG if run.world.is_main else rank_log(run.folder, run.world.rank).relative_to(run.folder)
-            raise CrashError(f"{failed.reason}; {log} says where") from error
+            told = _end_early(session, run, error, true_reason(run, error, signals.requested))
+            if run.world.started_by != "ftcore":  # else the launcher says both, or starts again
+                if way_on := way_on_after(told, run.folder):
+                    display.say(way_on)
+                leave_to_main(told, run)
+            raise told from told.__cause__
         signals.deferred = True
         session.ended(outcome)
     return outcome
 
 
-def _stopped_or(work: Callable[[], Outcome], signals: StopSignals) -> Outcome:
-    """Do it. Whoever was told to stop, and finds another process gone that was told so as well, has been stopped."""
-    try:
-        return work()
-    except Exception as error:
-        if signals.requested is not None and lost_another(error):
-            raise signals.requested from error
-        raise
+def _end_early(session: Session, run: Run, raised: BaseException, error: BaseException) -> FtcoreError | Interrupted:
+    """Tell everyone but the caller that `error` has ended the run, and answer what the caller is told.
+
+    It is what this process `raised`, or another one: then that one has left its word.
+    """
+    failed = session.failed(error)
+    told = told_as(error, run, failed.reason)
+    if error is raised and not lost_another(error):
+        leave(run, told, failed.reason)
+    # The user reads one sentence; run.log keeps where it came from.
+    trace = None if isinstance(error, Interrupted) else raised
+    logging.getLogger("ftcore").error("the run has ended early: %s", failed.reason, exc_info=trace)
+    with contextlib.suppress(OSError):  # on a full disk the first error is the one to tell
+        session.ended(failed)
+    return told
 
 
 @contextmanager
@@ -190,11 +211,11 @@ def _logged(run: Run, display: Display) -> Iterator[Display]:
 
 
 def _opened(
-    folder: Path, world: World, *, resumed: bool = False, sets: Sequence[str] = ()
+    folder: Path, world: World, *, resumed: bool = False, **changed: Sequence[str]
 ) -> tuple[LoadedProfile, Run, Manifest]:
     """A run whose folder is there: what was asked for, the run itself, and how it stands."""
-    manifest = read_manifest(folder)
-    loaded = load_profile(folder / PROFILE, sets=sets, resolved=True)
+    manifest = in_smaller_batches(read_manifest(folder), smaller_batch_in(folder))
+    loaded = load_profile(folder / PROFILE, resolved=True, **changed)
     resumed = resumed or bool(manifest.resumes)
     profile = pinned(loaded.profile, manifest)
     return loaded, Run(name=loaded.run_name, folder=folder, profile=profile, resumed=resumed, world=world), manifest
@@ -210,6 +231,7 @@ def _agreed(plugins: Plugins, run: Run, begin: Callable[[], tuple[Path, Manifest
 
     def say() -> dict[str, Any]:
         folder, manifest = begin()
+        forget(folder)
         return {"folder": str(folder), "manifest": attrs.asdict(manifest), "resumed": run.resumed}
 
     heard = Ranks(plugins, run).tell(say)
@@ -241,9 +263,8 @@ def _launch_or_execute(
     with locked(run.folder, COMMAND_LOCK):
         if run.world.size > 1:
             return execute(plugins, run, manifest, display, begun)
-        with locked(run.folder):  # the workers read from the folder that, and how, the run goes on
-            write_resumed(run, manifest)
-        begun(run.folder)
+        with locked(run.folder):  # a run that goes on says so, and how, in its folder, where the workers read it
+            begun(run.folder)
         outcome = launch(plugins, run, display, worker_command(run.folder, progress=display.mode, trace=trace))
         if outcome is not None:
             return outcome

@@ -64,6 +64,8 @@ class FtcoreError(Exception):
     """Base of every error that ftcore raises on purpose; its text is one sentence for the user."""
 
     exit_code = ExitCode.RUN_FAILED
+    told = False
+    """Of several processes another one tells the user; then this one is silent."""
 
 
 class ProfileError(FtcoreError):
@@ -99,7 +101,14 @@ class CrashError(RunError):
 
 
 class OutOfMemoryError(RunError):
-    """Not even a micro-batch of one row fits into the memory of the device, or of the machine."""
+    """A micro-batch does not fit into the memory of the device, or of the machine.
+
+    `smaller` is one that may fit, where all processes have to take it together; 0 if there is none.
+    """
+
+    def __init__(self, *texts: str, smaller: int = 0) -> None:
+        super().__init__(*texts)
+        self.smaller = smaller
 
 
 class RowError(RunError):

@@ -12,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 
-def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write a whole file, so that a reader or a kill sees the old one or the new one; if `durable`, a power cut too."""
+def replace_text(path: Path, text: str, *, durable: bool = True, private: bool = False) -> None:
+    """Write a whole file, so that a reader or a kill sees the old one or the new one; if `durable`, a power cut too.
+
+    One that is `private` can be read by this user alone.
+    """
     # An unpaired surrogate, which UTF-8 lacks, becomes the escape that JSON has for it.
-    replace_bytes(path, text.encode("utf-8", "backslashreplace"), durable=durable)
+    replace_bytes(path, text.encode("utf-8", "backslashreplace"), durable=durable, private=private)
 
 
-def replace_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+def replace_bytes(path: Path, content: bytes, *, durable: bool = True, private: bool = False) -> None:
     """The same for what is no text."""
     staging = path.with_name(f".{path.name}.new")  # one name, so that a killed run leaves one file, soon replaced
     try:
         with staging.open("wb") as file:
+            if private:
+                os.fchmod(file.fileno(), 0o600)
             file.write(content)
             file.flush()
             if durable:

@@ -13,6 +13,7 @@ import attrs
 
 from ftcore.discovery import Source
 from ftcore.errors import FtcoreError, Interrupted, PluginError, Problem
+from ftcore.values import Notice, StopRequest
 
 OBSERVER_SECONDS = 30.0
 """How long one call of an observer may take before it is left out."""
@@ -30,6 +31,9 @@ ANSWERS: Mapping[str, tuple[type[Any], type[Any]]] = {
     "score": (Mapping, object),
 }
 """Hooks whose answers are used where a wrong type would go unnamed: the type, and that of the items."""
+
+TELLING = frozenset({"on_step", "on_evaluation"})
+"""Observers whose answers are used: a request to stop, a notice, several of them, or nothing."""
 
 Call = Callable[..., Any]
 Report = Callable[[str], None]
@@ -98,6 +102,7 @@ class Observer:
         start = time.perf_counter()
         try:
             answer = self._worker.call(function, arguments, seconds)
+            _check_told(hook, answer)
             if hook != "on_step" or not self._is_slow(start):
                 return answer
             cause = f"it took over {SLOW_SHARE:.0%} of the time"
@@ -160,6 +165,14 @@ def _check_answer(hook: str, answer: Any) -> None:
         raise TypeError(f"must return a {wanted.__name__}, got {type(answer).__name__}")
     if items is not object and not all(isinstance(item, items) for item in answer or ()):
         raise TypeError(f"must return a sequence of {items.__name__}")
+
+
+def _check_told(hook: str, answer: Any) -> None:
+    if answer is None or hook not in TELLING:
+        return
+    for one in answer if isinstance(answer, Sequence) and not isinstance(answer, str) else [answer]:
+        if not isinstance(one, StopRequest | Notice):
+            raise TypeError(f"must return StopRequest, Notice, several of them or nothing, got {type(one).__name__}")
 
 
 def trace(source: Source, hook: str, function: Call, record: Callable[[Traced], None]) -> Call:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -17,10 +16,11 @@ from typing import Any
 import attrs
 
 from ftcore.errors import RunError
-from ftcore.files import file_digest, write_json
+from ftcore.files import write_json
 from ftcore.hardware.machine import this_machine
 from ftcore.journal.lines import number_of
 from ftcore.plugins import Active
+from ftcore.secrets import settings_without_logins
 from ftcore.values import Artifact, Ledger, Outcome, Proof, RunState, Sample, Verdict
 
 FILE = "manifest.json"
@@ -39,6 +39,8 @@ class Manifest:
     put back. `best` is the best checkpoint that the run has: its `step`, and the `value` of the `metric` there.
     `stopped_at` is the step that a plugin ended training at before its end, `stop_reason` why; `reason` is why the run
     itself ended as it did.
+    `micro_batch_size` is what several processes went on with when memory ran out for that of the settings; else 0.
+    `settings` are the resolved profile, without logins in addresses.
     `folder` is where the run lay when this was written: paths in `exports` begin with it.
     """
 
@@ -59,6 +61,7 @@ class Manifest:
     stop_reason: str = ""
     saved_at: int = 0
     saved_after: int = 0
+    micro_batch_size: int = 0
     best: Mapping[str, Any] = attrs.field(factory=dict)
     loss: Mapping[str, float | None] = attrs.field(factory=lambda: {"before": None, "after": None})
     scores: Mapping[str, Mapping[str, float]] = attrs.field(factory=lambda: {"before": {}, "after": {}})
@@ -137,13 +140,16 @@ def new_manifest(name: str, settings: Mapping[str, Any], active: Sequence[Active
     return Manifest(
         name=name,
         created=now(),
-        settings=settings,
-        plugins=[
-            {"name": p.source.name, "distribution": p.source.distribution, "version": p.source.version} for p in active
-        ],
+        settings=settings_without_logins(settings),
+        plugins=plugins_of(active),
         versions=versions(),
         environment=_environment(),
     )
+
+
+def plugins_of(active: Sequence[Active]) -> list[Mapping[str, str]]:
+    """The plugins that are on, and where they come from."""
+    return [{"name": p.source.name, "distribution": p.source.distribution, "version": p.source.version} for p in active]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -165,7 +171,7 @@ def _require_kinds(manifest: Manifest) -> None:
     kinds: Mapping[type[Any], tuple[str, ...]] = {
         dict: ("settings", "versions", "environment", "data", "model", "best", "loss", "scores"),
         list: ("plugins", "samples", "exports", "resumes"),
-        int: ("step", "total_steps", "stopped_at", "saved_at", "saved_after"),
+        int: ("step", "total_steps", "stopped_at", "saved_at", "saved_after", "micro_batch_size"),
         str: ("name", "created", "ended", "reason", "stop_reason", "folder"),
     }
     for kind, names in kinds.items():
@@ -182,16 +188,6 @@ def _require_kinds(manifest: Manifest) -> None:
 def now() -> str:
     """The time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def fingerprint_folder(base: str) -> str:
-    """A SHA-256 over every file of a local model folder; empty for a hub id, whose revision identifies it."""
-    folder = Path(base)
-    if not folder.is_dir():
-        return ""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{path.relative_to(folder).as_posix()} {file_digest(path)}" for path in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def ledger_as_json(ledger: Ledger) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The options of a table, read off its attrs class: for help, the reference, the schema and `ftcore init`."""
+"""The options of a table, read off its attrs class, and their values as TOML has them.
+
+For help, the reference, the schema, `ftcore init` and the profile that a run keeps.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,27 @@ def options_of(cls: type[Any]) -> list[Option]:
     return [_option(field) for field in attrs.fields(cls)]
 
 
+def defaults_of(cls: type[Any]) -> dict[str, Any]:
+    """The default of every option that has one, as a TOML table."""
+    return {each.name: plain(each.default) for each in options_of(cls) if each.default is not None}
+
+
+def as_table(value: Any) -> dict[str, Any]:
+    """An attrs instance as a TOML table: no None, paths as strings, tuples as lists."""
+    return {name: plain(item) for name, item in attrs.asdict(value, recurse=False).items() if item is not None}
+
+
+def plain(value: Any) -> Any:
+    """The value of an option in the types that TOML and JSON have."""
+    if attrs.has(type(value)):
+        return as_table(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def shown_default(option: Option) -> str:
     """The default as it is written in TOML; `required` or `unset` where there is none."""
     if option.required:
@@ -42,12 +66,12 @@ def toml_value(value: Any) -> str:
     """One value, or a list of them, as TOML."""
     import tomli_w
 
-    plain = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-    if isinstance(plain, dict):
-        return "{ " + ", ".join(f"{_toml_key(key)} = {toml_value(item)}" for key, item in plain.items()) + " }"
-    if isinstance(plain, list):
-        return "[" + ", ".join(toml_value(item) for item in plain) + "]"
-    return tomli_w.dumps({"x": plain}).removeprefix("x = ").strip()
+    known = plain(value)
+    if isinstance(known, dict):
+        return "{ " + ", ".join(f"{_toml_key(key)} = {toml_value(item)}" for key, item in known.items()) + " }"
+    if isinstance(known, list):
+        return "[" + ", ".join(toml_value(item) for item in known) + "]"
+    return tomli_w.dumps({"x": known}).removeprefix("x = ").strip()
 
 
 def _toml_key(key: str) -> str:

@@ -55,9 +55,7 @@ def implemented_hooks(cls: type[Any]) -> list[str]:
 
 def _told(answers: Iterable[Any]) -> Iterator[StopRequest | Notice]:
     for answer in answers:
-        for one in answer if isinstance(answer, Sequence) else [answer]:
-            if isinstance(one, StopRequest | Notice):
-                yield one
+        yield from answer if isinstance(answer, Sequence) else [answer]
 
 
 class Plugins:

@@ -15,7 +15,7 @@ from ftcore.errors import PluginError, Problem, ProfileError
 from ftcore.evaluation.best import score_problems
 from ftcore.hardware.findings import hardware_problems
 from ftcore.isolation import Report, Traced
-from ftcore.options import options_of
+from ftcore.options import as_table, defaults_of
 from ftcore.plugins import Active, Plugins
 from ftcore.processes.placement import launch_problems, world_size
 from ftcore.profile import LayeredProfile, Table, read_profile
@@ -57,8 +57,8 @@ class LoadedProfile:
 
     def defaults(self) -> Table:
         """The same, with the default of every option that has one."""
-        tables = {name: _defaults(cls) for name, cls in CORE_TABLES.items()}
-        plugins = {each.source.name: _defaults(type(each.config)) for each in self.active if not each.fallback}
+        tables = {name: defaults_of(cls) for name, cls in CORE_TABLES.items()}
+        plugins = {each.source.name: defaults_of(type(each.config)) for each in self.active if not each.fallback}
         return {**tables, "plugin": plugins}
 
     def _hardware_profile(self) -> str | list[str]:
@@ -125,25 +125,6 @@ def check_profile(
     if any(problem.severity == "error" for problem in found):
         raise ProfileError(found)
     return plugins, found
-
-
-def as_table(value: Any) -> Table:
-    """An attrs instance as a TOML table: no None, paths as strings, tuples as lists."""
-    return {name: _plain(item) for name, item in attrs.asdict(value, recurse=False).items() if item is not None}
-
-
-def _defaults(cls: type[Any]) -> Table:
-    return {each.name: _plain(each.default) for each in options_of(cls) if each.default is not None}
-
-
-def _plain(value: Any) -> Any:
-    if attrs.has(type(value)):
-        return as_table(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _core_tables(source: LayeredProfile) -> tuple[dict[str, Any], list[Problem]]:

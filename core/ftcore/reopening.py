@@ -13,15 +13,18 @@ import attrs
 from ftcore.checkpoints import CheckpointStore
 from ftcore.data.prepare import Prepared, clean, prepare
 from ftcore.display import Display, Silent, Steady
+from ftcore.ending import resume_command
 from ftcore.errors import CrashError, FtcoreError, Interrupted, ProfileError, RunError
 from ftcore.hardware.usage import set_threads
+from ftcore.locks import borrowed
 from ftcore.manifest import Manifest, read_manifest
 from ftcore.plugins import Plugins, implemented_hooks
 from ftcore.preflight import LoadedProfile, check_profile, load_profile
 from ftcore.resuming import began_with, changed_since, changes_between, fingerprint_of, pinned
 from ftcore.runlog import FILE as RUN_LOG
 from ftcore.runlog import RunLog
-from ftcore.runs import PROFILE, borrowed
+from ftcore.runs import PROFILE, saved_in
+from ftcore.secrets import settings_without_logins
 from ftcore.signals import StopSignals
 from ftcore.values import Loaded, Run, RunState, Trainer
 
@@ -57,7 +60,7 @@ class Opened:
             return self.checkpoints.named(checkpoint).folder
         saved, manifest = saved_in(self.run.folder), self.manifest
         steps = ", ".join(str(each.step) for each in self.checkpoints.all())
-        fix = f"pass --checkpoint with a step of {steps}" if steps else "resume it"
+        fix = f"pass --checkpoint with a step of {steps}" if steps else f"resume it: {resume_command(self.run.folder)}"
         if saved is None:
             state = "was killed" if manifest.state == RunState.RUNNING else f"is {manifest.state}"  # we hold its lock
             raise RunError(f"{self.run.folder} {state} and has saved neither adapter nor model; {fix}")
@@ -157,13 +160,9 @@ def reopen(opened: Opened, prepared: Prepared | None = None) -> Reopened:
     return Reopened(opened=opened, prepared=prepared, loaded=loaded, trainer=trainer)
 
 
-def saved_in(folder: Path) -> Path | None:
-    """Where a trainer has saved the adapter, or the whole model, below `folder`."""
-    return next((folder / name for name in ("adapter", "model") if (folder / name).is_dir()), None)
-
-
 def _changes(manifest: Manifest, loaded: LoadedProfile, ships: set[str]) -> list[str]:
-    before, now = (_about_the_model(settings, ships) for settings in (began_with(manifest, loaded), loaded.settings()))
+    found = began_with(manifest, loaded), settings_without_logins(loaded.settings())
+    before, now = (_about_the_model(settings, ships) for settings in found)
     return changes_between(before, now)
 
 

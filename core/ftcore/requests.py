@@ -14,11 +14,12 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from ftcore.checkpoints import CheckpointStore
 from ftcore.display.progress import TRAINING
 from ftcore.display.watching import Watched
+from ftcore.ending import last_step, way_on, way_on_once_mended
 from ftcore.errors import RunError
-from ftcore.runs import INTERRUPTED, Holder, holder_of, is_locked
+from ftcore.locks import Holder, holder_of, is_locked
+from ftcore.runs import INTERRUPTED
 from ftcore.values import Event, EventKind, RunState
 
 FILE = ".checkpoint-request"
@@ -102,19 +103,6 @@ def ask_to_stop(folder: Path, *, wait: float, say: Say) -> Watched:
     return watched
 
 
-def last_checkpoint(folder: Path) -> int | None:
-    """The step that a run can go on from; None without a checkpoint."""
-    steps = [checkpoint.step for checkpoint in CheckpointStore(folder=folder / "checkpoints", keep=0).all()]
-    return steps[-1] if steps else None
-
-
-def way_on(folder: Path) -> str:
-    """How to go on with a run that has ended early, and from where."""
-    step = last_checkpoint(folder)
-    where = "from the start, since it has no checkpoint" if step is None else f"from step {step}"
-    return f"to go on {where}: ftcore run --resume {folder}"
-
-
 def _running(folder: Path) -> Watched:
     """The run, if a live process works on it."""
     watched = Watched(folder)
@@ -133,14 +121,15 @@ def _end_of(watched: Watched) -> str:
     if watched.state == INTERRUPTED:
         return f"its process was killed; {way_on(watched.folder)}"
     reason = f" ({watched.reason})" if watched.reason else ""
-    how = "been stopped" if watched.state == RunState.STOPPED else "failed"
-    return f"it has {how}{reason}; {way_on(watched.folder)}"
+    if watched.state == RunState.STOPPED:
+        return f"it has been stopped{reason}; {way_on(watched.folder)}"
+    return "; ".join(filter(None, (f"it has failed{reason}", way_on_once_mended(watched.folder))))
 
 
 def _require_steps_ahead(watched: Watched) -> None:
     progress = watched.progress
     if progress.is_over and progress.stage is not None:
-        step = last_checkpoint(watched.folder)
+        step = last_step(watched.folder)
         has = "it has no checkpoint" if step is None else f"its last checkpoint is of step {step}"
         raise RunError(f"{watched.folder} takes no steps any more, it is {progress.stage[2]}; {has}")
 

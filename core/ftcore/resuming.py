@@ -10,9 +10,11 @@ import attrs
 
 from ftcore.checkpoints import Checkpoint, CheckpointStore
 from ftcore.errors import ProfileError, RunError
-from ftcore.manifest import Manifest, fingerprint_folder, now
+from ftcore.files import content_digest
+from ftcore.manifest import Manifest, now, plugins_of
 from ftcore.preflight import LoadedProfile
 from ftcore.runs import write_profile
+from ftcore.secrets import settings_without_logins
 from ftcore.values import Loaded, Profile, Run, RunState
 
 
@@ -24,17 +26,32 @@ def resumed_manifest(
     Raises `RunError` for one that has finished, and `ProfileError` for other settings than it began with, unless
     `allow_changes`.
     """
-    settings = loaded.settings()
+    settings = settings_without_logins(loaded.settings())
     changes = changes_between(began_with(manifest, loaded), settings)
     if manifest.state == RunState.FINISHED and not changes:
-        why = f" ({manifest.reason}: change that, too)" if manifest.reason else ""
-        raise RunError(f"{folder} has finished{why}; to train on, pass --set train.max_steps=N and --allow-changes")
+        raise RunError(_finished(manifest, folder))
     if changes and not allow_changes:
         raise ProfileError(f"the profile has changed since the run began ({'; '.join(changes)}); pass --allow-changes")
     resumed = {"at": now(), "changes": changes, "changes_allowed": allow_changes, "checkpoint": checkpoint}
+    if any(change.startswith("train.micro_batch_size:") for change in changes):
+        manifest = attrs.evolve(manifest, micro_batch_size=0)
     if changes or checkpoint not in (None, manifest.stopped_at):  # else it must not train on
         manifest = attrs.evolve(manifest, stopped_at=0, stop_reason="")
-    return attrs.evolve(restarted_manifest(manifest), settings=settings, resumes=[*manifest.resumes, resumed])
+    resumes = [*manifest.resumes, resumed]
+    return attrs.evolve(
+        restarted_manifest(manifest), settings=settings, plugins=plugins_of(loaded.active), resumes=resumes
+    )
+
+
+def _finished(manifest: Manifest, folder: Path) -> str:
+    """What stands in the way of training on, and how to go round it."""
+    if not manifest.stopped_at:
+        return f"{folder} has finished; to train on, pass --set train.max_steps=N and --allow-changes"
+    done = f"{folder} has finished, stopped at step {manifest.stopped_at} of {manifest.total_steps}"
+    plugin = manifest.stop_reason.partition(":")[0]
+    known = plugin in manifest.settings.get("plugin", {})
+    way = f"pass --without {plugin}" if known else "leave out the plugin that stopped it (--without)"
+    return f"{done} ({manifest.stop_reason}); to train on, {way} and --allow-changes"
 
 
 def restarted_manifest(manifest: Manifest) -> Manifest:
@@ -42,14 +59,26 @@ def restarted_manifest(manifest: Manifest) -> Manifest:
     return attrs.evolve(manifest, state=RunState.RUNNING, reason="", ended="", best={})
 
 
-def write_resumed(run: Run, manifest: Manifest) -> None:
-    """From now on the folder says that, and how, the run goes on; nothing for a run that does not."""
-    if manifest.resumes:
-        write_profile(run.folder, manifest.settings)
-        manifest.write(run.folder)
+def write_resumed(folder: Path, manifest: Manifest, settings: Mapping[str, Any]) -> None:
+    """From now on the folder says that, and how, the run goes on."""
+    write_profile(folder, settings)
+    manifest.write(folder)
+
+
+def in_smaller_batches(manifest: Manifest, rows: int) -> Manifest:
+    """That of a run whose processes take micro-batches of so many rows from now on; 0 changes nothing."""
+    return attrs.evolve(manifest, micro_batch_size=rows) if rows else manifest
 
 
 def pinned(profile: Profile, manifest: Manifest) -> Profile:
+    """The profile that the run goes on with, where that is not what it says today."""
+    rows, train = manifest.micro_batch_size, profile.train
+    if rows and rows < (train.micro_batch_size or train.batch_size):
+        profile = attrs.evolve(profile, train=attrs.evolve(train, micro_batch_size=rows))
+    return _at_the_commit(profile, manifest)
+
+
+def _at_the_commit(profile: Profile, manifest: Manifest) -> Profile:
     """A branch may have moved on since the run began; the run goes on from the commit that it stood for."""
     revision = manifest.model.get("revision", "")
     if profile.model.revision or not revision or manifest.settings["model"]["id"] != profile.model.id:
@@ -66,7 +95,8 @@ def changed_since(what: str, before: str | None, now: str) -> str:
 
 def fingerprint_of(loaded: Loaded) -> str:
     """What tells one base model from another: its files if it is a folder, else its commit."""
-    return fingerprint_folder(loaded.base) or loaded.revision
+    local = loaded.base and Path(loaded.base).is_dir()
+    return content_digest(Path(loaded.base)) if local else loaded.revision
 
 
 def last_checkpoint(
@@ -86,7 +116,7 @@ def last_checkpoint(
 
 def began_with(manifest: Manifest, loaded: LoadedProfile) -> dict[str, Any]:
     """The settings of the run, and the default of each option that the version it began with did not have."""
-    before, defaults = manifest.settings, loaded.defaults()
+    before, defaults = settings_without_logins(manifest.settings), loaded.defaults()
     plugins = before.get("plugin", {})
     known = {name: {**defaults["plugin"].get(name, {}), **table} for name, table in plugins.items()}
     tables = {name: {**table, **before.get(name, {})} for name, table in defaults.items()}
@@ -96,7 +126,7 @@ def began_with(manifest: Manifest, loaded: LoadedProfile) -> dict[str, Any]:
 def changes_between(before: Any, after: Any, key: str = "") -> list[str]:
     """Every key whose value differs, such as `train.seed: 1 -> 2`."""
     if not isinstance(before, Mapping) or not isinstance(after, Mapping):
-        return [] if before == after else [f"{key}: {_shown(before)} -> {_shown(after)}"]
+        return [] if before == after else [f"{key}: {_shown(before, key)} -> {_shown(after, key)}"]
     return [
         change
         for name in sorted({**before, **after})
@@ -104,5 +134,8 @@ def changes_between(before: Any, after: Any, key: str = "") -> list[str]:
     ]
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, key: str) -> str:
+    table, _, name = key.partition(".")
+    if table == "plugin" and name and "." not in name:  # all its options would bury the news
+        return "off" if value is None else "on"
     return "unset" if value is None else repr(value)

@@ -44,14 +44,16 @@ class _Saying(logging.Handler):
 
 
 @contextmanager
-def logged_to(path: Path) -> Iterator[None]:
+def logged_to(path: Path) -> Iterator[logging.Handler]:
     """What libraries log at WARNING or above goes to the end of this file, and not to a terminal."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = _file_handler(path)
+    handler = _Lasting(path, encoding="utf-8")
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
     try:
         for name in LOGGERS:
             logging.getLogger(name).addHandler(handler)
-        yield
+        yield handler
     finally:
         for name in LOGGERS:
             logging.getLogger(name).removeHandler(handler)
@@ -70,13 +72,6 @@ class _Lasting(logging.FileHandler):
             super().close()
 
 
-def _file_handler(path: Path) -> logging.FileHandler:
-    handler = _Lasting(path, encoding="utf-8")
-    handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
-    return handler
-
-
 class RunLog:
     """A display that also writes each line to the run folder. Steps are in `metrics.jsonl`.
 
@@ -84,13 +79,12 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, display: Display) -> None:
+        self._file = folder / FILE
         self._display = display
         self._stack = ExitStack()
-        self._handler = _file_handler(folder / FILE)
 
     def __enter__(self) -> RunLog:
-        for name in LOGGERS:
-            logging.getLogger(name).addHandler(self._handler)
+        self._handler = self._stack.enter_context(logged_to(self._file))
         self._stack.enter_context(plugins_heard(self.say))
         return self
 
@@ -99,9 +93,6 @@ class RunLog:
     ) -> None:
         self._display.close()
         self._stack.close()
-        for name in LOGGERS:
-            logging.getLogger(name).removeHandler(self._handler)
-        self._handler.close()
 
     def stage(self, number: int, total: int, title: str) -> None:
         """Shown and written."""

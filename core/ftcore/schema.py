@@ -11,8 +11,8 @@ import attrs
 
 from ftcore.discovery import Installed, config_class
 from ftcore.errors import PluginError
-from ftcore.options import Option, options_of
-from ftcore.preflight import CORE_TABLES, as_table
+from ftcore.options import Option, options_of, plain
+from ftcore.preflight import CORE_TABLES
 
 Schema = dict[str, Any]
 
@@ -59,7 +59,7 @@ def _object(description: str, properties: Schema, required: list[str]) -> Schema
 
 
 def _option_schema(option: Option) -> Schema:
-    default = {} if option.default is None else {"default": _plain(option.default)}
+    default = {} if option.default is None else {"default": plain(option.default)}
     return {**_type_schema(option.type), **option.bounds, "description": option.help, **default}
 
 
@@ -77,11 +77,3 @@ def _type_schema(cls: Any) -> Schema:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {"type": "object", **({"additionalProperties": _type_schema(arguments[1])} if arguments else {})}
     return dict(_SCALARS.get(origin, {}))
-
-
-def _plain(value: Any) -> Any:
-    if attrs.has(type(value)):
-        return as_table(value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

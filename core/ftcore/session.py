@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 
-from ftcore.checkpoints import Checkpoint, CheckpointStore
-from ftcore.control import FollowingControl, RunControl
+from ftcore.checkpoints import CheckpointStore
 from ftcore.data.prepare import clean, prepare
 from ftcore.display import Display
-from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
+from ftcore.ending import reason_of
+from ftcore.errors import Interrupted, RunError
 from ftcore.evaluation import judge
 from ftcore.evaluation.best import Best, require_measured, require_rows
-from ftcore.files import disk_is_full, sync_tree
-from ftcore.hardware.gauges import gauges_of
+from ftcore.files import sync_tree
 from ftcore.hardware.usage import set_threads
-from ftcore.journal.metrics import last_figure
 from ftcore.journal.writing import METRICS
 from ftcore.manifest import Manifest, now
 from ftcore.planning.room import require_room
 from ftcore.plugins import Plugins
-from ftcore.processes.endings import lost_another
 from ftcore.processes.ranks import Ranks
 from ftcore.record import RunRecord
 from ftcore.report.document import write_report
-from ftcore.resuming import last_checkpoint
-from ftcore.shipping.delivery import hand_over
+from ftcore.shipping.delivery import hand_over, what_is_there
 from ftcore.shipping.exporting import EXPORTS, Shipment, ship
 from ftcore.signals import StopSignals
 from ftcore.tracking.beside import FINISH_SECONDS, STOPPED_SECONDS, Trackers
+from ftcore.training import Training
 from ftcore.values import EventKind, Loaded, Outcome, Run, RunState, Trainer
 
 STAGES = (
@@ -44,9 +42,6 @@ STAGES = (
     "judging after",
     "exporting",
 )
-
-ANOTHER = "another process was told to stop"
-GONE = "another process has gone, which has said why itself if it could"
 
 
 class Session:
@@ -73,11 +68,22 @@ class Session:
         )
         self._record = RunRecord(run, manifest, display)
         self._trackers = Trackers(run.folder, plugins.implementers("track") if self._main else [], display.say)
+        self._training = Training(
+            plugins=plugins,
+            run=self._run,
+            record=self._record,
+            store=self._store,
+            ranks=self._ranks,
+            trackers=self._trackers,
+            display=display,
+            signals=signals,
+        )
 
     def work(self) -> Outcome:
         """From rows to proved exports."""
         plugins, run = self._plugins, self._run
         set_threads(run.profile.hardware.threads)
+        self._ranks.require_shared(run.folder)
         if self._main:
             plugins.run_started(run, copy.deepcopy(self._record.manifest.settings))
         prepared = self._ranks.first_here_first(lambda: prepare(plugins, run, self._stage))
@@ -95,7 +101,7 @@ class Session:
         self._stage("judging before")
         before = self._before(asked)
         self._stage("training")
-        step = self._train(asked)
+        step = self._training.work(asked)
         self._stage("judging after")
         saved, loaded = self._save(trainer, loaded, step)
         after = asked.whole()
@@ -109,8 +115,9 @@ class Session:
         finished = attrs.evolve(judge.outcome(run, before, after, step=step), reason=self._record.manifest.stop_reason)
         shipment = Shipment(plugins=plugins, run=run, saved=saved, exports=run.folder / EXPORTS, sizes=sizes)
         self._begin_to_ship(shipment, finished)
-        written = ship(shipment, loaded, data, note=self._record.artifact, say=self._display.say)
-        hand_over(shipment, written, written, self._display.say)
+        with self._what_is_there_told(shipment):
+            written = ship(shipment, loaded, data, note=self._record.artifact, say=self._display.say)
+            hand_over(shipment, written, written, self._display.say)
         return attrs.evolve(finished, artifacts=self._record.manifest.artifacts())
 
     def failed(self, error: BaseException) -> Outcome:
@@ -121,7 +128,7 @@ class Session:
         state = RunState.STOPPED if isinstance(error, Interrupted) else RunState.FAILED
         committed = self._store.all()
         step = committed[-1].step if committed else 0
-        return attrs.evolve(known, state=state, reason=_reason(error, self._run.folder), step=step)
+        return attrs.evolve(known, state=state, reason=reason_of(error, self._run.folder), step=step)
 
     def ended(self, outcome: Outcome) -> None:
         """Write the end into the folder, then tell the observers."""
@@ -157,65 +164,6 @@ class Session:
         self._record.update(self._record.manifest.with_outcome(judge.outcome(self._run, before)))
         return before
 
-    def _train(self, asked: judge.Judge) -> int:
-        found = self._ranks.tell(self._last_step)
-        checkpoint = self._store.at(found) if found else None
-        step, told = self._steps(asked, checkpoint) if self._main else self._followed_steps(asked, checkpoint)
-        if told and step < asked.trainer.total_steps:
-            self._display.say(f"stopped at step {step}: {told}")
-            self._record.update(attrs.evolve(self._record.manifest, stopped_at=step, stop_reason=told))
-        done = bool(told) or step >= asked.trainer.total_steps or self._run.world.size == 1
-        stopped = self._ranks.tell(lambda: self._stop(done=done))
-        if stopped is not None:
-            raise Interrupted(*stopped)
-        return step
-
-    def _steps(self, asked: judge.Judge, checkpoint: Checkpoint | None) -> tuple[int, str]:
-        """Train; the last step, and why an observer ended it there, if one did."""
-        done = checkpoint.step if checkpoint else 0
-        self._store.clean()
-        self._store.drop_after(done)
-        journal = self._record.journal
-        assert journal is not None  # noqa: S101
-        total = asked.trainer.total_steps
-        self._record.update(attrs.evolve(self._record.manifest, total_steps=total))
-        journal.begin(done, total)
-        self._record.going_on(done)
-        self._trackers.start()
-        control = RunControl(
-            plugins=self._plugins,
-            run=self._run,
-            store=self._store,
-            journal=journal,
-            display=self._display,
-            signals=self._signals,
-            judge=asked,
-            gauges=gauges_of(self._run),
-            tokens_seen=last_figure(self._run.folder / METRICS, "tokens_seen"),
-        )
-        try:
-            with self._signals.held():
-                step = asked.trainer.train(control, checkpoint.folder if checkpoint else None)
-        finally:
-            self._display.close()
-        return step, control.stop_reason
-
-    def _followed_steps(self, asked: judge.Judge, checkpoint: Checkpoint | None) -> tuple[int, str]:
-        control = FollowingControl(run=self._run, store=self._store, signals=self._signals, judge=asked)
-        with self._signals.held():
-            return asked.trainer.train(control, checkpoint.folder if checkpoint else None), ""
-
-    def _stop(self, *, done: bool) -> tuple[str, ExitCode] | None:
-        """Why training has stopped before its end, if it has: this process was told to stop, or another one was."""
-        if self._signals.requested is not None:
-            return self._signals.requested.reason, self._signals.requested.exit_code
-        return None if done else (ANOTHER, ExitCode.RESUMABLE)
-
-    def _last_step(self) -> int:
-        """The step to go on from, 0 for the start."""
-        checkpoint = last_checkpoint(self._run, self._record.manifest, self._store, self._display.say)
-        return checkpoint.step if checkpoint else 0
-
     def _save(self, trainer: Trainer, loaded: Loaded, step: int) -> tuple[Path, Loaded]:
         saved = self._run.folder / ("adapter" if loaded.adapter else "model")
         kept = self._ranks.tell(lambda: self._best_step(step))
@@ -245,6 +193,15 @@ class Session:
         known = attrs.evolve(finished, state=RunState.RUNNING, artifacts=tuple(others))
         self._record.update(self._record.manifest.with_outcome(known))
 
+    @contextmanager
+    def _what_is_there_told(self, shipment: Shipment) -> Iterator[None]:
+        """A run that fails with its exports has its model all the same."""
+        try:
+            yield
+        except Exception:
+            self._display.say(what_is_there(shipment, self._record.manifest.artifacts()))
+            raise
+
     def _stage(self, title: str) -> None:
         number = STAGES.index(title) + 1
         self._display.stage(number, len(STAGES), title)
@@ -257,12 +214,3 @@ def _until_stopped(run: Run, step: int) -> Run:
         return run
     train = attrs.evolve(run.profile.train, max_steps=step)
     return attrs.evolve(run, profile=attrs.evolve(run.profile, train=train))
-
-
-def _reason(error: BaseException, folder: Path) -> str:
-    if isinstance(error, OSError) and disk_is_full(error):
-        free = shutil.disk_usage(folder).free / 2**20
-        return f"no space left on the disk ({folder} has {free:.0f} MiB free); free some and resume"
-    if lost_another(error) and not isinstance(error, RunError):  # torch tells of sockets
-        return GONE
-    return str(error) if isinstance(error, FtcoreError | Interrupted) else f"{type(error).__name__}: {error}"

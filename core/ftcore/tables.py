@@ -127,7 +127,7 @@ class DataTable:
     validation_path: Path | None = option(None, help="file or folder with the held-out rows, in place of a share")
     validation_split: str = option("", help="split with the held-out rows, in place of a share")
     group: str = option("", help="column whose rows of equal value are held out together, such as a module's name")
-    max_rows: int | None = option(None, at_least=1, help="read at most this many rows, the first ones")
+    max_rows: int | None = option(None, at_least=1, help="read at most this many rows, drawn by run.seed")
     max_bad_rows: int = option(0, at_least=0, help="broken rows to set aside in the run folder before giving up")
     long_rows: Literal["drop", "error", "cut"] = option(
         "drop", help="what to do with a row of over train.max_length tokens; cut takes them from the prompt's start"

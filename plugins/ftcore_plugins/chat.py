@@ -9,20 +9,22 @@ from typing import Any, Literal
 
 import attrs
 
-from ftcore.api import Format, Problem, Row, RowError, Rows, RunError, hookimpl, option
+from ftcore.api import Format, Problem, Row, RowError, Rows, Run, RunError, hookimpl, option
 from ftcore_plugins.common.chat import (
     Conversation,
     Train,
+    Variables,
     chat_format,
     conversation,
     template_option,
     template_path_option,
     template_problems,
+    variables_option,
 )
 from ftcore_plugins.common.chat.messages import kind_of
 from ftcore_plugins.common.chat.plain import plain_format
 from ftcore_plugins.common.chat.questions import asking, listed, with_reply, with_turn
-from ftcore_plugins.common.chat.rows import ChatRows, asked, format_of, text_of, tokenizer_of
+from ftcore_plugins.common.chat.rows import ChatRows, asked, bounded, format_of, text_of, tokenizer_of
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -35,9 +37,14 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 """The columns that tell a format; the first format of which a row has all is the row's."""
 
 LOOKED_AT = 100
-"""Rows whose columns are looked at to say how rows are read."""
+"""Most rows whose columns are looked at to say how rows are read."""
 
 FormatName = Literal["auto", "messages", "sharegpt", "instruction", "question", "completion", "text"]
+
+INNER = (
+    "the chat template ends all replies of a row but the last with %s, at which no answer stops; "
+    'where rows have several replies, train_on = "last" is safer'
+)
 
 _log = logging.getLogger("ftcore.plugins.chat")
 
@@ -53,6 +60,7 @@ class Options:
     )
     chat_template: str = template_option()
     chat_template_path: Path | None = template_path_option()
+    chat_template_kwargs: Variables = variables_option()
 
 
 class Chat:
@@ -75,24 +83,27 @@ class Chat:
         """The chat template is a built-in one, a template, or a file, and plain text has no options for chats."""
         config = self.config
         if config.format == "text":
-            return [
-                Problem(key=f"plugin.chat.{field.name}", message='has no effect with format = "text"; leave it out')
-                for field in attrs.fields(Options)
-                if field.name != "format" and getattr(config, field.name) != field.default
-            ]
-        return template_problems("plugin.chat", config.chat_template, config.chat_template_path)
+            message = 'has no effect with format = "text"; leave it out'
+            return [Problem(key=f"plugin.chat.{name}", message=message) for name in _for_chats(config)]
+        template, path, variables = config.chat_template, config.chat_template_path, config.chat_template_kwargs
+        return template_problems("plugin.chat", template, path, variables)
 
     @hookimpl
-    def format_dataset(self, rows: Rows, processor: Any) -> Format:
+    def format_dataset(self, run: Run, rows: Rows, processor: Any) -> Format:
         """Say how a row becomes tokens. Raises `RunError` when no form fits the rows, or no chat template."""
         config = self.config
         form = _told(rows) if config.format == "auto" else config.format
         if form == "text":
-            return plain_format(processor, *COLUMNS["text"])
-        template, path = config.chat_template, config.chat_template_path
-        chat = chat_format(tokenizer_of(processor), template, path, config.train_on)
+            for name in _for_chats(config):
+                raise RunError(f"plugin.chat.{name}: has no effect on rows of plain text; leave it out")
+            return plain_format(run, processor, *COLUMNS["text"])
+        template, path, variables = config.chat_template, config.chat_template_path, config.chat_template_kwargs
+        chat = chat_format(processor, template, path, config.train_on, variables)
+        if chat.inner_ends and config.train_on != "last":
+            names = " or ".join(tokenizer_of(processor).convert_ids_to_tokens(sorted(chat.inner_ends)))
+            _log.warning(INNER, names)
         reader = Reader(form="" if config.format == "auto" else form, system_prompt=config.system_prompt)
-        encode = ChatRows(chat=chat, read=reader)
+        encode = ChatRows(chat=bounded(chat, run), read=reader)
         return asking(format_of(chat, encode, processor), encode, reader.completed, reader.question)
 
 
@@ -123,6 +134,12 @@ class Reader:
         form = self.form or "messages"
         turns = [{"role": "user", "content": prompt}]
         return {COLUMNS[form][0]: turns if form in ("messages", "sharegpt") else prompt}
+
+
+def _for_chats(config: Options) -> list[str]:
+    """The options that are set and say nothing of plain text."""
+    names = (field.name for field in attrs.fields(Options) if field.name != "format")
+    return [name for name in names if getattr(config, name) != getattr(Options(), name)]
 
 
 def _form_of(row: Row) -> str:
@@ -159,7 +176,7 @@ def _told(rows: Rows) -> str:
     """The form of the first row that has one; the others are said, too."""
     found: dict[str, int] = {}
     columns: Mapping[str, Any] = {}
-    for row in _first(rows.train):
+    for row in _some(rows.train):
         columns = columns or row.values
         form = _form(row.values)
         found |= {form: found.get(form, 0) + 1} if form else {}
@@ -170,8 +187,9 @@ def _told(rows: Rows) -> str:
     return next(iter(found))
 
 
-def _first(rows: Sequence[Row]) -> Iterator[Row]:
-    for place in range(min(len(rows), LOOKED_AT)):
+def _some(rows: Sequence[Row]) -> Iterator[Row]:
+    """The first row, and others from all over: sources of different forms lie one after the other."""
+    for place in range(0, len(rows), -(-len(rows) // LOOKED_AT) or 1):
         try:
             yield rows[place]
         except RowError:  # broken rows are counted when they are formatted

@@ -51,13 +51,15 @@ class HuggingFace:
         """The model on the meta device, in the type that its weights would be read in; reads the config alone."""
         from ftcore_plugins.common.devices import dtype_of
         from ftcore_plugins.common.hub import hub_errors
+        from ftcore_plugins.common.saved import saved_as
         from ftcore_plugins.common.sketch import sketch
 
         table = run.profile.model
         with hub_errors(table.id, table.revision):
             config = _config_of(table)
             model = sketch(config, dtype_of(run), trust_remote_code=table.trust_remote_code)
-        return Loaded(model=model, processor=None, base=table.id, revision=_commit_of(config, table))
+        saved = saved_as(config, model)
+        return Loaded(model=model, processor=None, base=table.id, revision=_commit_of(config, table), saved=saved)
 
     @hookimpl
     def load_model(self, run: Run, processor: Any, quantization: Quantization | None) -> Loaded:
@@ -67,6 +69,7 @@ class HuggingFace:
         from ftcore_plugins.common.devices import dtype_of
         from ftcore_plugins.common.hub import hub_errors, license_of, model_class
         from ftcore_plugins.common.quiet import no_progress_bars
+        from ftcore_plugins.common.saved import read_whole
 
         table = run.profile.model
         # transformers would ask a service of the hub to convert pickled weights, and load what it answers.
@@ -76,8 +79,9 @@ class HuggingFace:
             options["attn_implementation"] = table.attention
         options |= quantization.options if quantization else {}
         with hub_errors(table.id, table.revision), no_progress_bars(), torch.random.fork_rng():
-            kind = model_class(_config_of(table))
-            model, report = kind.from_pretrained(table.id, output_loading_info=True, **options)
+            config = read_whole(_config_of(table))
+            kind = model_class(config)
+            model, report = kind.from_pretrained(table.id, config=config, output_loading_info=True, **options)
         if report["missing_keys"]:
             name = min(report["missing_keys"])
             raise RunError(f"model.id: {table.id} has no weights for {name} and would train random ones; name another")

@@ -10,17 +10,19 @@ from typing import Any
 
 import attrs
 
-from ftcore.api import Format, Prediction, Problem, Row, hookimpl, option
+from ftcore.api import Format, Prediction, Problem, Row, Run, hookimpl, option
 from ftcore_plugins.common.chat import (
     Conversation,
+    Variables,
     chat_format,
     conversation,
     template_option,
     template_path_option,
     template_problems,
+    variables_option,
 )
 from ftcore_plugins.common.chat.questions import asking, with_reply
-from ftcore_plugins.common.chat.rows import PRELUDE, ChatRows, asked, format_of, text_of, tokenizer_of
+from ftcore_plugins.common.chat.rows import PRELUDE, ChatRows, asked, bounded, format_of, text_of
 from ftcore_plugins.common.source import parse_python
 
 FENCE = re.compile(r"```[^\n`]*\n(.*?)\n?```", re.DOTALL)
@@ -40,6 +42,7 @@ class Options:
     require_parse: bool = option(False, help="drop rows whose reply is not valid Python")
     chat_template: str = template_option()
     chat_template_path: Path | None = template_path_option()
+    chat_template_kwargs: Variables = variables_option()
 
 
 class LlamaCode:
@@ -56,7 +59,8 @@ class LlamaCode:
         config = self.config
         columns = {"instruction": config.instruction, "input": config.input}
         columns |= {"output": config.output, "system": config.system}
-        problems = template_problems("plugin.llama_code", config.chat_template, config.chat_template_path)
+        template, path, variables = config.chat_template, config.chat_template_path, config.chat_template_kwargs
+        problems = template_problems("plugin.llama_code", template, path, variables)
         for place, (option_name, column) in enumerate(columns.items()):
             if not column.strip():
                 problems.append(_problem(option_name, "the column's name is empty; name a column of the rows"))
@@ -66,11 +70,12 @@ class LlamaCode:
         return problems
 
     @hookimpl
-    def format_dataset(self, processor: Any) -> Format:
+    def format_dataset(self, run: Run, processor: Any) -> Format:
         """Say how instruction and reply become a chat. Raises `RunError` for a model without a chat template."""
         config = self.config
-        chat = chat_format(tokenizer_of(processor), config.chat_template, config.chat_template_path)
-        rows = ChatRows(chat=chat, read=self.read, fault=self.fault)
+        template, path, variables = config.chat_template, config.chat_template_path, config.chat_template_kwargs
+        chat = chat_format(processor, template, path, variables=variables)
+        rows = ChatRows(chat=bounded(chat, run), read=self.read, fault=self.fault)
         return asking(format_of(chat, rows, processor), rows, self.completed, self.question)
 
     @hookimpl

@@ -17,19 +17,13 @@ from ftcore.api import Loaded, Problem, Quantization, Run, RunError, hookimpl, o
 from ftcore_plugins.common.adapters.options import AdapterOptions, option_problems, require_trainable
 from ftcore_plugins.common.quiet import quiet_logger
 from ftcore_plugins.common.requirements import missing
+from ftcore_plugins.common.saved import eight_bits, four_bits
 
 # The list takes the place of the defaults of transformers, so the output layer must be on it; each name counts
 # from the model's root. What a model has beside its language model stays whole: it is small, and pictures bear less.
 OUTPUT_LAYERS = ("lm_head", "embed_out")
 VISION = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "connector", "embed_vision")
 LEFT_OUT = (*OUTPUT_LAYERS, *VISION, *(f"model.{name}" for name in VISION))
-
-# Blocks of 64 weights share a scale, https://arxiv.org/abs/2305.14314 section 3: of 4 bytes, or, when quantized
-# again, of one byte with 4 more for each 256 scales.
-SCALE = 4 / 64
-SCALE_AGAIN = 1 / 64 + 4 / (64 * 256)
-TYPICAL_WIDTH = 3000
-"""Inputs of a layer, over which 8-bit weights share a scale of 4 bytes; 700 or 100,000 are 0.5% off."""
 
 NO_MPS = "bitsandbytes is not proved on Apple's GPUs; set hardware.device = 'cpu', or take [plugin.lora]"
 
@@ -119,9 +113,7 @@ class QLora:
         return adapted
 
     def _bytes(self) -> float:
-        if not _is_4bit(self.config):
-            return 1 + 4 / TYPICAL_WIDTH
-        return 0.5 + (SCALE_AGAIN if self.config.double_quantization else SCALE)
+        return four_bits(double=self.config.double_quantization) if _is_4bit(self.config) else eight_bits()
 
     def _settings(self, run: Run, device: str) -> dict[str, Any]:
         if not _is_4bit(self.config):
@@ -145,7 +137,7 @@ class QLora:
 
     def _require_possible(self, model: Any) -> None:
         """Names of layers to keep must be there, and something must be left to quantize."""
-        from ftcore_plugins.common.adapters.layers import nearest
+        from ftcore_plugins.common.adapters.layers import is_linear, is_upside_down, nearest
 
         modules = {name: module for name, module in model.named_modules() if name}
         for name in self.config.keep:
@@ -153,8 +145,12 @@ class QLora:
                 near = ", ".join(nearest(name, modules))
                 raise RunError(f"plugin.qlora.keep: no layer or block has the full name {name!r}; near it are {near}")
         blocks = tuple(f"{name}." for name in (*LEFT_OUT, *self.config.keep))
-        linear = [name for name, module in modules.items() if hasattr(module, "in_features")]
+        linear = [name for name, module in modules.items() if is_linear(module)]
         quantized = [name for name in linear if not f"{name}.".startswith(blocks)]
+        other = next((name for name in quantized if is_upside_down(modules[name])), None)
+        if other is not None:
+            fault = f"{other} is a Conv1D, and what a quantized one merges into is not proved"
+            raise RunError(f"plugin.qlora: {fault}; take [plugin.lora]")
         if self.config.keep and not quantized:
             raise RunError("plugin.qlora.keep: leaves no layer to quantize; name fewer, or take [plugin.lora]")
         require_trainable("qlora", self.config.modules_to_save, quantized)

@@ -18,54 +18,7 @@ from ftcore.cli import main
 from ftcore.display import Silent
 from ftcore.errors import Problem, ProfileError
 from ftcore.preflight import LoadedProfile, load_profile
-
-LIGHT = Path(__file__).with_name("light")
-
-LIGHT_PLUGINS = {
-    "light_diary": "light_plugins:LightDiary",
-    "light_export": "light_plugins:LightExport",
-    "light_format": "light_plugins:LightFormat",
-    "light_hub": "light_plugins:LightHub",
-    "light_launch": "light_plugins:LightLaunch",
-    "light_model": "light_plugins:LightModel",
-    "light_pack": "light_plugins:LightPack",
-    "light_reference": "light_plugins:LightReference",
-    "light_rows": "light_plugins:LightRows",
-    "light_score": "light_plugins:LightScore",
-    "light_tracker": "light_trackers:LightTracker",
-    "light_trainer": "light_plugins:LightTrainer",
-}
-
-LIGHT_PROFILE = """\
-[run]
-name = "light"
-output_dir = "runs"
-
-[hardware]
-profile = "cpu"
-
-[data]
-path = "rows.jsonl"
-validation = 0.25
-
-[train]
-max_steps = 10
-save_steps = 3
-eval_steps = 4
-
-[plugin.light_rows]
-
-[plugin.light_format]
-
-[plugin.light_model]
-
-[plugin.light_trainer]
-
-[plugin.light_export]
-
-[plugin.light_diary]
-path = "diary.jsonl"
-"""
+from light_profile import LIGHT, PLUGINS, PROFILE
 
 
 @attrs.frozen
@@ -193,13 +146,13 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path, installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Desk:
     """The light plugins and a profile that turns them on. It is the working folder, too."""
-    installation.distribution("light-plugins", "1.2", plugins=LIGHT_PLUGINS)
+    installation.distribution("light-plugins", "1.2", plugins=PLUGINS)
     folder = tmp_path / "desk"
     folder.mkdir()
     monkeypatch.chdir(folder)
     made = Desk(folder, installation)
     made.write_rows(12)
-    made.write(LIGHT_PROFILE)
+    made.write(PROFILE)
     return made
 
 

@@ -193,6 +193,15 @@ def test_images(run: Run) -> None:
     assert "Pan & Scan" not in card(folder, run)[1]
 
 
+def test_variables_of_the_chat_template(run: Run) -> None:
+    remember(run, plugin={"chat": {"chat_template_kwargs": {"enable_thinking": False}}})
+    call = "tokenizer.apply_chat_template(messages, add_generation_prompt=True, **{'enable_thinking': False})"
+    folder = adapter_of(run)
+    assert call in card(folder, run)[1]
+    remember(run, plugin={"chat": {"chat_template_kwargs": {}}})
+    assert "Chat template" not in card(folder, run)[1]
+
+
 def test_a_processor_tells_of_images_too(run: Run) -> None:
     remember(run)
     folder = adapter_of(run)

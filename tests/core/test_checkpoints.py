@@ -215,6 +215,10 @@ DAMAGES = {
     "checksums without sums": (lambda f: (f / CHECKSUMS).write_text("{}"), "checksums.json cannot be read"),
     "checksums null": (lambda f: (f / CHECKSUMS).write_text('{"sha256": null}'), "checksums.json cannot be read"),
     "checksums a list": (lambda f: (f / CHECKSUMS).write_text('{"sha256": []}'), "checksums.json cannot be read"),
+    "checksums a list of names": (
+        lambda f: (f / CHECKSUMS).write_text('{"sha256": ["state.json"]}'),
+        "checksums.json cannot be read",
+    ),
     "checksums of nothing": (lambda f: (f / CHECKSUMS).write_text('{"sha256": {}}'), "checksums.json cannot be read"),
     "checksums nested": (lambda f: (f / CHECKSUMS).write_text("[" * 100_000), "checksums.json cannot be read"),
     "checksums a folder": (lambda f: unreadable(f / CHECKSUMS), "checksums.json cannot be read"),
@@ -340,6 +344,26 @@ def test_retention_keeps_at_least_the_one_just_written(tmp_path):
     store = CheckpointStore(folder=tmp_path / "c", keep=1)
     commit(store, 1, 2, 3)
     assert [checkpoint.step for checkpoint in store.all()] == [3]
+
+
+def test_what_a_run_went_on_from_is_not_read_again(store, monkeypatch):
+    commit(store, 1, 2, 3)
+    again = CheckpointStore(folder=store.folder, keep=2)
+    assert again.newest(pytest.fail).step == 3
+    read = []
+    monkeypatch.setattr("ftcore.checkpoints.verify", lambda folder: read.append(folder.name) or verify(folder))
+    commit(again, 4)
+    assert read == ["step-000001", "step-000002"], "older than this process, and never verified"
+    assert [checkpoint.step for checkpoint in again.all()] == [3, 4]
+
+
+def test_a_step_that_was_removed_and_came_back_is_not_known_to_be_sound(store):
+    commit(store, 1, 2)
+    store.drop_after(1)
+    commit(CheckpointStore(folder=store.folder, keep=3), 2)
+    flip(store.folder / "step-000002" / "state.json", 3)
+    commit(store, 3, 4)
+    assert [checkpoint.step for checkpoint in store.all()] == [1, 3, 4]
 
 
 def test_a_failed_commit_drops_no_older_one(tmp_path):

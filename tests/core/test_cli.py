@@ -14,6 +14,7 @@ from jsonschema import Draft7Validator
 
 from ftcore import __version__, engine
 from ftcore.cli import COMMANDS
+from ftcore.manifest import read_manifest
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_check_prints_every_mistake_and_exits_with_2(broken, ftcore):
 
 def test_check_prints_warnings_and_exits_with_0(desk, ftcore):
     code, out, err = ftcore("check", desk.profile, "--set", "train.learning_rate=0.5")
-    assert (code, out) == (0, f"{desk.profile}: ready to run, 1 warnings\n")
+    assert (code, out) == (0, f"{desk.profile}: ready to run, 1 warning\n")
     assert err == "warning: train.learning_rate: 0.5 is unusually high; 1e-5 to 1e-3 is common\n"
 
 
@@ -182,20 +183,30 @@ def test_a_run_with_mistakes_starts_nothing(desk, broken, ftcore):
 @pytest.mark.parametrize(
     ("place", "kind", "code"),
     [
+        ("step:2", "ValueError", 1),
         ("step:5", "RunError", 1),
         ("step:5", "ValueError", 1),
         ("step:5", "SystemExit", 1),
         ("export", "ValueError", 3),
+        ("load_model", "RunError", 1),
         ("load_rows", "SystemExit", 3),
         ("load_model", "KeyboardInterrupt", 3),
     ],
 )
-def test_a_failing_run_says_one_sentence_and_how_to_go_on(desk, ftcore, monkeypatch, place, kind, code):
+def test_a_failing_run_says_one_sentence_and_how_to_go_on_if_that_helps(desk, ftcore, monkeypatch, place, kind, code):
     monkeypatch.setenv("LIGHT_FAULT", f"{place}={kind}")
     found, out, err = ftcore("run", desk.profile)
     (folder,) = desk.runs()
     assert (found, out) == (code, "")
-    assert f"to go on: ftcore run --resume {folder}" in err
+    ways = {
+        ("step:2", "ValueError"): "to go on from the start, since it has no checkpoint: ",
+        ("step:5", "RunError"): "once that is mended, to go on from step 3: ",
+        ("step:5", "ValueError"): "to go on from step 3: ",
+        ("step:5", "SystemExit"): "to go on from step 3: ",
+        ("export", "ValueError"): "once that is mended, to go on from step 10: ",
+    }
+    way = [line for line in err.splitlines() if "--resume" in line]
+    assert way == ([f"{ways[place, kind]}ftcore run --resume {folder}"] if (place, kind) in ways else [])
     assert kind.removesuffix("RunError") in err.splitlines()[-1]
     if kind != "RunError":
         assert "Traceback" in (folder / "run.log").read_text(), "for who mends it"
@@ -203,10 +214,35 @@ def test_a_failing_run_says_one_sentence_and_how_to_go_on(desk, ftcore, monkeypa
     assert ftcore("run", "--resume", folder, "--quiet") == (0, "", "")
 
 
-def test_a_failed_proof_exits_with_1(desk, ftcore):
-    code, _, err = ftcore("run", desk.profile, "--set", "plugin.light_export.verdict=failed", "--quiet")
+def test_a_failed_proof_exits_with_1_and_says_what_is_there_all_the_same(desk, ftcore):
+    sets = ["--with", "light_reference", "--with", "light_pack", "--set", "plugin.light_export.verdict=failed"]
+    code, _, err = ftcore("run", desk.profile, *sets, "--progress", "plain")
+    (folder,) = desk.runs()
     assert code == 1
-    assert "does not answer like the model that was trained (difference 0.25); do not ship it" in err
+    assert err.splitlines()[-3:] == [
+        f"the run is trained, and saved in {folder}/adapter; failed: light.json; proved: whole.pack; "
+        f"to export again, without training: ftcore export {folder}",
+        f"once that is mended, to go on from step 10: ftcore run --resume {folder}",
+        f"export light: {folder}/exports/light.json does not answer like the model that was trained (difference 0.25); "
+        "do not ship it",
+    ]
+
+
+def test_a_run_that_was_stopped_early_is_done_and_trains_on_without_who_stopped_it(desk, ftcore):
+    stop = "return StopRequest(reason='early: enough') if step.number == 5 else None"
+    desk.installation.plugin("early", f"class Plugin:\n    @hookimpl\n    def on_step(self, step):\n        {stop}\n")
+    assert ftcore("run", desk.profile, "--with", "early", "--quiet")[0] == 0
+    (folder,) = desk.runs()
+    code, out, err = ftcore("run", "--resume", folder)
+    done = f"{folder} has finished, stopped at step 5 of 10 (early: enough)"
+    assert (code, out, err) == (1, "", f"{done}; to train on, pass --without early and --allow-changes\n")
+    code, _, err = ftcore("run", "--resume", folder, "--without", "early")
+    assert (code, "plugin.early: on -> off" in err) == (2, True)
+    code, out, _ = ftcore("run", "--resume", folder, "--without", "early", "--allow-changes", "--json")
+    assert (code, json.loads(out)["step"], json.loads(out)["reason"]) == (0, 10, "")
+    known = {plugin["name"] for plugin in read_manifest(folder).plugins}
+    assert "early" not in known | read_manifest(folder).settings["plugin"].keys()
+    assert "light_model" in known
 
 
 def test_a_resume_goes_on_and_changes_must_be_allowed(desk, ftcore, monkeypatch):
@@ -228,8 +264,6 @@ def test_a_resume_goes_on_and_changes_must_be_allowed(desk, ftcore, monkeypatch)
     [
         ([], "name a profile (ftcore run profile.toml) or a run to go on with (ftcore run --resume RUN)"),
         (["light.toml", "--resume", "x"], "name a profile (ftcore run profile.toml) or a run to go on with"),
-        (["--resume", "x", "--with", "y"], "--with and --without do not go with --resume; a run keeps its plugins"),
-        (["--resume", "x", "--without", "y"], "--with and --without do not go with --resume"),
         (["light.toml", "--allow-changes"], "--allow-changes and --checkpoint go with --resume"),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 from ftcore import engine
 from ftcore.errors import ProfileError
 from ftcore.evaluation.subjects import reference_of, same_model, subjects_of
+from ftcore.locks import locked
 from ftcore.manifest import read_manifest
-from ftcore.runs import locked
 
 
 @pytest.fixture
@@ -121,6 +121,16 @@ def test_rows_that_one_run_cannot_read_are_left_out_of_all(profile, folder, ftco
     for order in ((folder, other), (other, folder)):
         found = compared(ftcore, *order, "--data", "new.jsonl")
         assert found["rows"]["count"] == 8
+
+
+def test_settings_are_laid_over_every_run(profile, folder, ftcore):
+    other = engine.run(profile.load(sets=["train.learning_rate=0.5"])).folder
+    settings = ("--set", "hardware.threads=1", "--set", "run.sample_tokens=3")
+    code, _, err = ftcore("compare", folder, other, "--quiet", *settings)
+    assert (code, "run.sample_tokens" in err, "hardware" in err) == (2, True, False)
+    code, out, err = ftcore("compare", folder, other, "--json", "--quiet", *settings, "--allow-changes")
+    assert code == 0, err
+    assert {len(answer) for row in json.loads(out)["samples"] for answer in row["answers"].values()} == {3}
 
 
 def test_a_person_reads_tables_verdicts_and_answers(folder, ftcore):

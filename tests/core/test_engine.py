@@ -18,9 +18,10 @@ from ftcore.cli import HIDDEN
 from ftcore.display import Silent
 from ftcore.errors import ExitCode, Interrupted, PluginError, ProfileError, RunError
 from ftcore.journal.events import read_events
+from ftcore.locks import is_locked
 from ftcore.manifest import read_manifest
 from ftcore.processes.launch import worker_command
-from ftcore.runs import is_locked, list_runs
+from ftcore.runs import list_runs
 from ftcore.tables import TrainTable
 from ftcore.values import RunState
 from journals import figures
@@ -591,6 +592,36 @@ def test_a_run_of_which_the_name_is_the_profiles_keeps_its_name(desk, fail):
     folder = fail("step:5")
     assert engine.resume(folder).state == "finished"
     assert read_manifest(folder).name == "light"
+
+
+BOARD = """\
+@attrs.frozen
+class Config:
+    address: str = option("", help="where it is")
+
+class Plugin:
+    Config = Config
+    def __init__(self, config):
+        self.config = config
+    @hookimpl
+    def check(self):
+        known = "hunter2" in self.config.address
+        return [] if known else [Problem(key="plugin.board.address", message="has no login")]
+"""
+
+
+def test_a_login_in_an_address_is_kept_for_a_resume_where_only_its_user_can_read_it(desk, run, fail):
+    login = "https://ann:hunter2@board.example/x"
+    desk.installation.plugin("board", BOARD)
+    folder = fail("step:5", sets=[f'plugin.board.address="{login}"'])
+    assert engine.resume(folder).state == "finished"
+    texts = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert [path.name for path, text in texts.items() if b"hunter2" in text] == ["profile.toml"]
+    assert tomllib.loads((folder / "profile.toml").read_text())["plugin"]["board"]["address"] == login
+    assert (folder / "profile.toml").stat().st_mode & 0o777 == 0o600
+    assert read_manifest(folder).settings["plugin"]["board"]["address"] == "https://board.example/x"
+    assert b"board.example" in texts[folder / "report.html"]
+    assert (run().folder / "profile.toml").stat().st_mode & 0o777 != 0o600, "as any other file"
 
 
 # -- stopping -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 from ftcore import engine
 from ftcore.errors import RunError
-from ftcore.runs import locked
+from ftcore.locks import locked
 
 
 @pytest.fixture
@@ -188,7 +188,8 @@ def test_no_run(desk, ftcore):
 
 def test_a_run_without_weights_has_its_base_alone(failed, ftcore):
     code, err = refused(ftcore, failed)
-    assert (code, err) == (1, f"{failed} is failed and has saved neither adapter nor model; resume it")
+    way = f"resume it: ftcore run --resume {failed}"
+    assert (code, err) == (1, f"{failed} is failed and has saved neither adapter nor model; {way}")
     assert evaluated(ftcore, failed, "--base")["loss"]["value"] == 1.0
 
 

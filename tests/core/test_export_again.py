@@ -9,8 +9,8 @@ import pytest
 
 from ftcore import engine
 from ftcore.errors import RunError
+from ftcore.locks import locked
 from ftcore.manifest import read_manifest
-from ftcore.runs import locked
 from ftcore.shipping.choice import choose
 
 OTHER = """

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from ftcore import engine
-from ftcore.runs import locked
+from ftcore.locks import locked
 
 
 @pytest.fixture
@@ -53,6 +53,8 @@ def test_rows_without_a_reply(folder, rows, ftcore):
     assert first["seconds"] == second["seconds"]
     assert first["seconds_per_row"] == pytest.approx(first["seconds"] / 2, abs=1e-6)
     assert third["batch"] == 1
+    assert [each["expected"] for each in (first, second, third)] == [None, "2", None]
+    assert [*second][:4] == ["origin", "prompt", "expected", "answer"], "to be read side by side"
 
 
 def test_the_answers_are_those_that_the_run_noted(desk, folder, ftcore):

@@ -95,6 +95,15 @@ def test_answers_come_through(observer):
     assert observer.guard("on_step", lambda step: request)("step") is request
 
 
+@pytest.mark.parametrize(
+    ("answer", "kind"), [(5, "int"), ("stop", "str"), ([StopRequest(reason="a"), None], "NoneType")]
+)
+def test_an_answer_that_nobody_could_use_is_told(observer, reports, answer, kind):
+    assert observer.guard("on_step", lambda step: answer)("step") is None
+    (report,) = reports
+    assert report.endswith(f"must return StopRequest, Notice, several of them or nothing, got {kind}")
+
+
 def test_an_observer_is_called_apart_from_the_run_always_in_the_same_thread(observer):
     threads = []
     for hook in ("run_started", "on_step", "run_ended"):

@@ -14,7 +14,8 @@ import pytest
 
 from ftcore import engine
 from ftcore.checkpoints import CheckpointStore, verify
-from ftcore.runs import is_locked, run_info
+from ftcore.locks import is_locked
+from ftcore.runs import run_info
 from journals import figures
 
 STEPS = 40

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from ftcore import engine
-from ftcore.errors import CrashError, PluginError, ProfileError, RunError
+from ftcore.errors import CrashError, OutOfMemoryError, PluginError, ProfileError, RunError
 from ftcore.processes import placement
 from ftcore.processes.endings import failures_recorded, lost_another
 from ftcore.processes.launch import worker_command
@@ -142,6 +142,8 @@ def caused(error, cause):
     ("error", "kind"),
     [
         (RunError("no"), {"meant": True, "lost_another": False, "exit_code": 1}),
+        (OutOfMemoryError("no"), {"meant": True, "lost_another": False, "exit_code": 1}),
+        (OutOfMemoryError("no", smaller=2), {"meant": False, "lost_another": False, "exit_code": 1, "smaller": 2}),
         (ProfileError("no"), {"meant": True, "lost_another": False, "exit_code": 2}),
         (caused(PluginError("no"), ValueError("x")), {"meant": True, "lost_another": False, "exit_code": 3}),
         (CrashError("no"), {"meant": False, "lost_another": False, "exit_code": 1}),
@@ -156,7 +158,7 @@ def caused(error, cause):
 def test_a_worker_leaves_why_it_ended(left, error, kind):
     message = left(error)
     assert message["message"] == "no"
-    assert message["extraInfo"]["ftcore"] == kind
+    assert message["extraInfo"]["ftcore"] == {"smaller": 0, **kind}
     assert message["extraInfo"]["timestamp"].isdecimal()
     assert "Error" in message["extraInfo"]["py_callstack"]
 

@@ -10,14 +10,7 @@ import attrs
 import pytest
 
 from ftcore.errors import RunError
-from ftcore.manifest import (
-    FILE,
-    Manifest,
-    fingerprint_folder,
-    ledger_as_json,
-    new_manifest,
-    read_manifest,
-)
+from ftcore.manifest import FILE, Manifest, ledger_as_json, new_manifest, read_manifest
 from ftcore.report.document import write_report
 from ftcore.values import Artifact, Drop, Ledger, Outcome, Proof, RunState, Sample, Verdict
 
@@ -128,19 +121,6 @@ def test_figures_that_are_no_numbers_leave_valid_json(tmp_path, outcome):
 def test_a_ledger_must_add_up():
     with pytest.raises(ValueError, match="does not add up"):
         Ledger(rows=3, trained=1, held_out=1)
-
-
-def test_a_folder_of_weights_has_a_fingerprint_of_its_content(tmp_path):
-    (tmp_path / "m" / "sub").mkdir(parents=True)
-    (tmp_path / "m" / "a").write_text("1")
-    (tmp_path / "m" / "sub" / "b").write_text("2")
-    first = fingerprint_folder(str(tmp_path / "m"))
-    assert len(first) == 64
-    os.utime(tmp_path / "m" / "a", (1, 1))
-    assert fingerprint_folder(str(tmp_path / "m")) == first, "times are no content"
-    (tmp_path / "m" / "a").write_text("3")
-    assert fingerprint_folder(str(tmp_path / "m")) != first
-    assert fingerprint_folder("org/model-of-the-hub") == ""
 
 
 def test_fields_have_defaults_so_that_old_manifests_stay_readable():

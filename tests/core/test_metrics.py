@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from ftcore.files import replace_text
-from ftcore.journal.metrics import MetricsLog, cut_metrics, read_metrics
+from ftcore.journal import lines
+from ftcore.journal.events import read_events
+from ftcore.journal.metrics import MetricsLog, cut_metrics, last_time, read_metrics
+from ftcore.journal.writing import Journal
+from journals import steps
 
 
 @pytest.fixture
@@ -69,6 +73,27 @@ def test_a_torn_last_line_is_passed_over(path, torn):
 def test_a_line_of_another_kind_is_passed_over(path, odd):
     path.write_text(f'{{"step": 1}}\n{odd}\n{{"step": 2}}\n')
     assert [line["step"] for line in read_metrics(path)] == [1, 2]
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 2**16])
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", '\n{"step": 9', '{"step": 9}'])
+def test_lines_from_the_end_are_the_same_backwards(path, monkeypatch, block, end):
+    monkeypatch.setattr(lines, "BLOCK", block)
+    for count in (0, 1, 30):
+        whole = "\n".join(json.dumps({"step": step, "text": "ä" * step}) for step in range(count))
+        path.write_text(whole + end, "utf-8")
+        assert [*lines.last_lines(path)] == [line for line, _ in lines.whole_lines(path)][::-1]
+
+
+def test_going_on_tells_when_the_last_line_was_written_before_it_is_cut(path):
+    with Journal(path.parent) as journal:
+        journal.begin(0, 9)
+        steps(journal, 1, 3)
+    with Journal(path.parent) as journal:
+        cut = last_time(path)
+        journal.begin(2, 9)
+    told = [event.values["until"] for event in read_events(path.parent / "events.jsonl")]
+    assert told == [None, cut]
 
 
 def test_no_file_is_no_lines(path):

@@ -21,8 +21,8 @@ from ftcore.display.following import event_lines, follow_in_lines
 from ftcore.display.watching import Watched
 from ftcore.errors import RunError
 from ftcore.journal.writing import Journal
+from ftcore.locks import COMMAND_LOCK, locked
 from ftcore.manifest import read_manifest
-from ftcore.runs import COMMAND_LOCK, locked
 from ftcore.values import Event, EventKind, Notice, RunState
 from light_processes import begin, in_the_steps
 

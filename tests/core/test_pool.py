@@ -13,11 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import pool_tasks
 from ftcore.data.pool import MANY_ROWS, in_order, processes
 from ftcore.errors import RowError, RunError
-
-sys.path.insert(0, str(Path(__file__).with_name("light")))
-import pool_tasks
 
 RANGES = [(n, n + 3) for n in range(0, 30, 3)]
 

@@ -110,9 +110,9 @@ def rows_of(count: int, **more: Any) -> list[Row]:
 
 @pytest.fixture
 def prepared(tmp_path):
-    def go(encode=None, rows=None, train=None, plugins=None, **data):
+    def go(encode=None, rows=None, train=None, plugins=None, seed=42, **data):
         tables = {"data": {"validation": 0.2, **data}, "train": train or {}}
-        run = make_run(tmp_path, run={"cache_dir": str(tmp_path / "cache")}, **tables)
+        run = make_run(tmp_path, run={"cache_dir": str(tmp_path / "cache"), "seed": seed}, **tables)
         return prepare(plugins or OneFormatter(rows or rows_of(20), encode or Honest()), run, lambda title: None)
 
     return go
@@ -334,10 +334,40 @@ def test_one_more_is_an_error_that_counts(prepared) -> None:
         prepared(Honest(refuse_squares_of_seven), rows=torn(20, 3, 11), max_bad_rows=2)
 
 
-def test_no_more_rows_are_read_than_asked_for(prepared) -> None:
-    done = prepared(rows=torn(20, 2, 15), max_rows=5, max_bad_rows=1, validation=0)
-    assert questions(done.data.train) == [f"what is the square of {n}?" for n in (0, 1, 3, 4, 5)]
-    assert done.data.ledger.rows == 6
+def places(examples) -> list[int]:
+    return [int(each.origin.rpartition(":")[2]) - 1 for each in examples]
+
+
+def test_no_more_rows_are_read_than_asked_for_and_each_part_gives_its_share(prepared) -> None:
+    rows = rows_of(60)
+    parts = tuple(Part(rows=rows[start : start + 20], weight=1 + (start == 20)) for start in (0, 20, 40))
+    done = prepared(rows=RowSource(parts=parts), max_rows=12, validation=0).data
+    read = sorted({*places(done.train)})
+    assert [place // 5 for place in read] == list(range(12)), "one of each stretch, in the order of the rows"
+    assert done.ledger.rows == 12
+    assert done.ledger.repeated == 4, "a weight counts as without it"
+    assert any(place % 5 for place in read), "drawn, not counted off"
+    again = prepared(rows=RowSource(parts=parts), max_rows=12, validation=0).data
+    assert sorted({*places(again.train)}) == read
+    other = prepared(rows=RowSource(parts=parts), max_rows=12, validation=0, seed=1).data
+    assert sorted({*places(other.train)}) != read
+
+
+def test_another_seed_reads_other_rows_though_those_of_the_first_were_kept(prepared) -> None:
+    def read(seed: int, **data: Any) -> list[int]:
+        source = RowSource(parts=(Part(rows=rows_of(60)),), fingerprint="a")
+        return places(prepared(rows=source, seed=seed, validation=0, **data).data.train)
+
+    assert read(1, max_rows=12) != read(2, max_rows=12)
+    assert read(1, max_rows=60) == read(2) == list(range(60))
+
+
+def test_a_broken_row_among_those_asked_for_is_counted_and_no_other_is(prepared) -> None:
+    places_read = places(prepared(rows=rows_of(20), max_rows=5, validation=0).data.train)
+    others = [place for place in range(20) if place not in places_read]
+    done = prepared(rows=torn(20, places_read[2], *others), max_rows=5, max_bad_rows=1, validation=0).data
+    assert places(done.train) == [*places_read[:2], *places_read[3:]]
+    assert (done.ledger.rows, done.ledger.reasons) == (5, {BROKEN: 1})
 
 
 def test_an_earlier_run_that_bore_more_changes_nothing(prepared) -> None:
@@ -347,14 +377,14 @@ def test_an_earlier_run_that_bore_more_changes_nothing(prepared) -> None:
         prepared(plugins=plugins, max_bad_rows=1)
 
 
-def test_broken_rows_after_the_last_one_asked_for_do_not_count(prepared) -> None:
+def test_held_out_rows_of_the_source_are_all_read(prepared) -> None:
     held = Torn(attrs.evolve(row, origin=f"held.{row.origin}") for row in torn(8, 2))
     held[3:] = [attrs.evolve(row, values={**row.values, "question": "what?"}) for row in [*held][3:]]
-    source = RowSource(parts=(Part(rows=torn(20, 5, 6)),), validation=held)
-    data = prepared(rows=source, max_rows=5, max_bad_rows=1).data
-    assert [each.origin for each in data.train] == [f"rows.jsonl:{n}" for n in range(1, 6)]
-    assert data.ledger.rows == 5 + 8
-    assert data.ledger.reasons == {BROKEN: 1, TWIN: 2}
+    source = RowSource(parts=(Part(rows=rows_of(5)), Part(rows=[])), validation=held)
+    data = prepared(rows=source, max_rows=4, max_bad_rows=1).data
+    assert len(data.train) == 4
+    assert data.ledger.rows == 4 + 8
+    assert data.ledger.reasons[BROKEN] == 1
     assert adds_up(data.ledger)
 
 

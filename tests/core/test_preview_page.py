@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-import sys
 from array import array
 from html.parser import HTMLParser
 from pathlib import Path
@@ -27,8 +26,6 @@ from ftcore.preview.pieces import marks_of, pieces_of
 from ftcore.preview.text import as_json, show
 from ftcore.testing import make_run
 from ftcore.values import MASKED, Drop, Example, Format, Ledger, PreparedData, Rows
-
-sys.path.insert(0, str(Path(__file__).with_name("light")))
 from light_plugins import END, Characters, collate
 
 IMAGE, START_OF_IMAGE = 5, 6

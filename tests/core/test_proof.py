@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
-from pathlib import Path
 
 import attrs
 import pytest
@@ -12,8 +10,6 @@ import pytest
 from ftcore.data.proof import SAMPLE, prove_labels, show_labels, trained_spans
 from ftcore.errors import PluginError, RunError
 from ftcore.values import MASKED, Example, Ledger, PreparedData, Row
-
-sys.path.insert(0, str(Path(__file__).with_name("light")))
 from light_plugins import END, PAD, Characters, Tensor, collate, example
 
 IMAGE = 5
@@ -28,7 +24,7 @@ def dialogue(*turns: tuple[str, str], origin: str = "x:1") -> Example:
     return Example(input_ids=ids, labels=labels, replies=tuple(reply for _, reply in turns), origin=origin)
 
 
-def data(*examples: Example, collate=collate, validation=()) -> PreparedData:
+def data(*examples: Example, collate=collate, validation=(), trains="replies") -> PreparedData:
     ledger = Ledger(rows=len(examples) + len(validation), trained=len(examples), held_out=len(validation))
     return PreparedData(
         train=examples,
@@ -38,6 +34,7 @@ def data(*examples: Example, collate=collate, validation=()) -> PreparedData:
         ledger=ledger,
         end_of_turn=END,
         never_trained=frozenset({IMAGE}),
+        trains=trains,
     )
 
 
@@ -139,6 +136,20 @@ def test_the_end_of_turn_is_missing_from_the_row():
     assert "the model would never stop" in fault(row)
 
 
+def test_a_reply_may_end_with_any_of_the_ends_of_its_format():
+    call, inner = ord("}"), ord(";")
+    ids = [*map(ord, "hi? {x}hi? y;hi? z"), END]
+    labels = [MASKED] * 4 + ids[4:7] + [MASKED] * 4 + ids[11:13] + [MASKED] * 4 + ids[17:]
+    row = Example(input_ids=ids, labels=labels, replies=("{x", "y", "z"), origin="x:1")
+    ends = {"other_ends": frozenset({call}), "inner_ends": frozenset({inner})}
+    assert prove_labels(attrs.evolve(data(row), **ends), Characters(), seed=0) == 1
+    assert attrs.evolve(data(row), **ends).stops == (END, call)
+    for name in ends:
+        some = {other: tokens for other, tokens in ends.items() if other != name}
+        with pytest.raises(RunError, match=r"the last trained token is '[};]', not the end-of-turn token .* or '[};]'"):
+            prove_labels(attrs.evolve(data(row), **some), Characters(), seed=0)
+
+
 def test_the_first_token_of_the_reply_is_not_trained():
     row = relabelled(GOOD, lambda labels: labels.__setitem__(labels.index(ord("h")), MASKED))
     assert "the trained tokens read 'ello', but the reply is 'hello'" in fault(row)
@@ -228,6 +239,34 @@ def test_two_assistant_turns_without_anything_between_them():
     assert "1 spans are trained, but the row has 2 replies" in fault(row)
 
 
+def changed(name: str, position: int, value: int):
+    """A collator that gives the model another number at one place of the last row."""
+
+    def collator(examples):
+        rows = collate(examples)[name].tolist()
+        rows[-1][position] = value
+        return {**collate(examples), name: Tensor(rows)}
+
+    return collator
+
+
+@pytest.mark.parametrize(
+    ("change", "tokens"),
+    [(("input_ids", 2, ord("z")), 15), (("attention_mask", 2, 0), 14)],
+    ids=["another token", "a token that the model cannot see"],
+)
+def test_a_collator_that_changes_the_prompt_under_labels_that_are_right(change, tokens):
+    text = f"x:1: the labels are wrong: the collator gives the model {tokens} tokens that are not the row's own 15\n"
+    assert fault(GOOD, collate=changed(*change)).startswith(text)
+
+
+def test_a_collator_that_labels_what_the_formatter_left_out():
+    """As one that finds the reply by itself: what the formatter says is then not what is trained."""
+    wrong = relabelled(GOOD, lambda labels: labels.__setitem__(-2, MASKED))
+    text = "the collator gives the model other labels than the formatter made"
+    assert text in fault(wrong, collate=changed("labels", -2, GOOD.labels[-2]))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -253,6 +292,41 @@ def test_a_collator_that_raises_on_purpose_speaks_for_itself():
 
 def test_no_rows_at_all():
     assert fault() == "nothing to train on: the formatter kept no rows"
+
+
+# -- every token is trained -----------------------------------------------------------------------
+
+
+TEXT = [*map(ord, "ab"), IMAGE, *map(ord, " c"), END]
+WHOLE = Example(input_ids=TEXT, labels=[MASKED, ord("b"), MASKED, *TEXT[3:]], replies=(), origin="x:1")
+
+
+def test_a_text_is_trained_from_its_second_token_on_but_for_images():
+    shortest = Example(input_ids=[ord("a"), END], labels=[MASKED, END], replies=(), origin="x:2")
+    assert prove(WHOLE, shortest, trains="everything") == 2
+    assert "0 replies" in fault(WHOLE), "as a conversation it would be wrong"
+
+
+@pytest.mark.parametrize(
+    ("position", "label", "wanted"),
+    [
+        (0, ord("a"), "the first token is trained, which nothing comes before; mask it"),
+        (1, MASKED, "token 1 is not trained, but every token is to be"),
+        (5, MASKED, "token 5 is not trained, but every token is to be"),
+        (2, IMAGE, "token 2 must never be trained (an image token, say), but it is"),
+    ],
+)
+def test_a_text_with_one_wrong_label(position, label, wanted):
+    wrong = relabelled(WHOLE, lambda labels: labels.__setitem__(position, label))
+    assert f"the labels are wrong: {wanted}\n" in fault(wrong, trains="everything")
+
+
+def test_a_text_that_does_not_end_or_holds_nothing():
+    cut = attrs.evolve(WHOLE, input_ids=TEXT[:-1], labels=WHOLE.labels[:-1])
+    text = "the last trained token is 'c', not the end-of-turn token '\\x03'; the model would never stop"
+    assert text in fault(cut, trains="everything")
+    alone = Example(input_ids=[END], labels=[MASKED], replies=(), origin="x:1")
+    assert "no token is trained, so the row teaches nothing; drop it" in fault(alone, trains="everything")
 
 
 # -- what is looked at, and what is said ----------------------------------------------------------

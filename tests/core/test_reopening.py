@@ -9,8 +9,8 @@ import pytest
 from ftcore import engine
 from ftcore.errors import ProfileError, RunError
 from ftcore.evaluation.judge import Judge
+from ftcore.locks import is_locked
 from ftcore.reopening import opened, reopen
-from ftcore.runs import is_locked
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ftcore import engine
 from ftcore.journal.metrics import read_points
+from ftcore.locks import borrowed
 from ftcore.manifest import read_manifest
 from ftcore.report import document, labels, samples
 from ftcore.report.actions import action_names, confusion
@@ -30,7 +31,6 @@ from ftcore.report.page import page
 from ftcore.report.plots import Mark, as_script, plots
 from ftcore.report.record import Record, lasting, read_record
 from ftcore.report.samples import Images
-from ftcore.runs import borrowed
 from ftcore.values import Event, EventKind, Point, RunState
 from synthetic_run import LEDGER, NASTY, Synthetic, grid
 

@@ -16,9 +16,10 @@ from ftcore.checkpoints import verify
 from ftcore.errors import RunError
 from ftcore.files import replace_text
 from ftcore.journal.writing import Journal
+from ftcore.locks import COMMAND_LOCK, LOCK, borrowed, holder_of, locked
 from ftcore.manifest import read_manifest
 from ftcore.requests import FILE, Requests
-from ftcore.runs import COMMAND_LOCK, LOCK, borrowed, holder_of, locked, run_info
+from ftcore.runs import run_info
 from ftcore.values import EventKind, RunState
 from light_processes import begin, in_the_steps
 
@@ -207,7 +208,7 @@ def test_a_run_that_is_over_is_one_sentence(desk, ftcore, command, monkeypatch):
     way = f"to go on from step 10: ftcore run --resume {folder}"
     for state, reason, said in (
         ("stopped", "SIGTERM received", f"it has been stopped (SIGTERM received); {way}"),
-        ("failed", "", f"it has failed; {way}"),
+        ("failed", "no rows", f"it has failed (no rows); once that is mended, {way}"),
         ("running", "", f"its process was killed; {way}"),
     ):
         attrs.evolve(whole, state=RunState(state), reason=reason).write(folder)
@@ -290,16 +291,6 @@ def test_a_run_whose_workers_start_again_is_used_by_nobody_else(desk):
         raise AssertionError("taken from a run that goes on")
     with borrowed(folder), pytest.raises(RunError, match=rf"in use by pid {os.getpid()} on"):
         engine.resume(attrs.evolve(read_manifest(folder), state=RunState.STOPPED).write(folder) or folder)
-
-
-def test_the_command_that_was_started_is_the_one_to_tell(desk):
-    folder = engine.run(desk.load()).folder
-    assert holder_of(folder) is None
-    with locked(folder):  # its main worker, or a command that uses what a run has left
-        assert holder_of(folder) is None
-        with locked(folder, COMMAND_LOCK):
-            holder = holder_of(folder)
-    assert (holder.pid, holder.host, holder.lock.name) == (os.getpid(), socket.gethostname(), COMMAND_LOCK)
 
 
 def test_processes_that_somebody_else_has_started_checkpoint_and_stop_together(desk, tmp_path, ftcore):

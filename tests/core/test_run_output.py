@@ -7,7 +7,7 @@ import os
 import signal
 
 from ftcore import engine
-from ftcore.runs import COMMAND_LOCK, locked
+from ftcore.locks import COMMAND_LOCK, locked
 from light_processes import begin, in_the_steps
 
 

@@ -1,13 +1,10 @@
-"""Run folders: made whole, held by one process, and listed as they stand."""
+"""Run folders: made whole, and listed as they stand."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,29 +13,10 @@ import pytest
 
 from ftcore import engine
 from ftcore.errors import ExitCode, ProfileError, RunError
+from ftcore.locks import COMMAND_LOCK, locked
 from ftcore.manifest import FILE, new_manifest, read_manifest
-from ftcore.runs import (
-    COMMAND_LOCK,
-    LOCK,
-    METRICS,
-    PROFILE,
-    create_run_folder,
-    is_locked,
-    list_runs,
-    locked,
-    planned_folder,
-    run_info,
-)
+from ftcore.runs import METRICS, PROFILE, create_run_folder, list_runs, planned_folder, run_info
 from ftcore.values import RunState
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from ftcore.runs import locked
-with locked(Path(sys.argv[1]), sys.argv[2]):
-    print("held", flush=True)
-    time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -51,25 +29,6 @@ def folder(tmp_path, manifest):
     path = tmp_path / "runs" / "one"
     create_run_folder(path, manifest.settings, manifest)
     return path
-
-
-@pytest.fixture
-def holder():
-    """A process that holds a run's lock, killed at the end."""
-    started = []
-
-    def hold(folder, lock=LOCK):
-        process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), lock], stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        return process
-
-    yield hold
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 # -- planning and making --------------------------------------------------------------------------
@@ -162,105 +121,6 @@ def test_two_runs_of_one_name_that_start_in_the_same_second_both_start(desk):
     assert all(path.is_dir() for path in made)
 
 
-# -- the lock -------------------------------------------------------------------------------------
-
-
-def test_a_second_process_is_refused_and_told_who_holds_the_run(folder, holder):
-    process = holder(folder)
-    assert is_locked(folder)
-    with pytest.raises(RunError) as caught, locked(folder):
-        pytest.fail("the lock was given twice")
-    assert str(caught.value) == f"{folder} is in use by pid {process.pid} on {os.uname().nodename}; wait for it"
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_lock_of_a_killed_holder_is_free(folder, holder, number):
-    process = holder(folder)
-    process.send_signal(number)
-    process.wait()
-    assert not is_locked(folder)
-    with locked(folder):
-        assert is_locked(folder)
-    assert not is_locked(folder)
-
-
-FORKS = """
-import os, sys, time
-from pathlib import Path
-from ftcore.runs import locked
-listen, tell = os.pipe()
-with locked(Path(sys.argv[1])):
-    if os.fork() == 0:
-        os.write(tell, b".")  # the fork is complete, and with it what the child does after it
-        sys.stdout.close()
-        time.sleep(20)  # as a worker that collates batches and has not noticed yet
-        os._exit(0)
-    os.read(listen, 1)
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_child_that_outlives_a_killed_holder_does_not_hold_the_run(folder):
-    process = subprocess.Popen(
-        [sys.executable, "-c", FORKS, str(folder)], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        assert process.stdout.readline() == "held\n"
-        assert is_locked(folder), "the child's copy is closed, the holder's is not"
-        process.kill()
-        process.wait()
-        assert not is_locked(folder)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.stdout.close()
-
-
-LOOKS = """
-import sys
-from pathlib import Path
-from ftcore.runs import is_locked
-print("held", flush=True)
-while True:
-    is_locked(Path(sys.argv[1]))
-"""
-
-
-def test_a_look_at_the_lock_refuses_nobody(folder):
-    """`ftcore runs` while a run starts."""
-    with locked(folder):
-        pass
-    process = subprocess.Popen([sys.executable, "-c", LOOKS, str(folder)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "held\n"
-        for _ in range(100):
-            with locked(folder):
-                pass
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def test_the_lock_is_freed_when_the_run_fails(folder):
-    with pytest.raises(ValueError, match="no"), locked(folder):
-        raise ValueError("no")
-    assert not is_locked(folder)
-
-
-def test_the_lock_of_an_earlier_holder_names_nobody_wrong(folder, holder):
-    with locked(folder):
-        pass
-    process = holder(folder)
-    with pytest.raises(RunError, match=f"pid {process.pid} on"), locked(folder):
-        pass
-    assert (folder / LOCK).read_text().count("pid") == 1
-
-
-def test_a_run_without_a_lock_file_is_free(folder):
-    assert not is_locked(folder)
-
-
 # -- the list -------------------------------------------------------------------------------------
 
 
@@ -268,11 +128,9 @@ def standing(folder, **changes):
     attrs.evolve(read_manifest(folder), **changes).write(folder)
 
 
-def test_a_run_is_running_while_it_is_held_and_interrupted_once_it_is_not(folder, holder):
-    process = holder(folder, COMMAND_LOCK)
-    assert run_info(folder).state == "running"
-    process.kill()
-    process.wait()
+def test_a_run_is_running_while_it_is_held_and_interrupted_once_it_is_not(folder):
+    with locked(folder, COMMAND_LOCK):
+        assert run_info(folder).state == "running"
     assert run_info(folder).state == "interrupted"
 
 

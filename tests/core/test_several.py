@@ -13,10 +13,9 @@ import pytest
 
 from ftcore import engine
 from ftcore.checkpoints import verify
-from ftcore.errors import ExitCode, Interrupted, RunError
+from ftcore.errors import Interrupted, RunError
 from ftcore.manifest import read_manifest
 from ftcore.runs import run_info
-from ftcore.signals import StopSignals
 from journals import figures
 
 
@@ -158,11 +157,24 @@ def test_workers_that_were_stopped_before_they_could_say_so_have_a_reason(team):
     assert read_manifest(team.runs()[0]).reason == "SIGINT received"
 
 
+def test_what_only_one_of_them_finds_it_tells_and_the_run_ends_for_that_reason(team, tmp_path, monkeypatch):
+    monkeypatch.setenv("LIGHT_FAULT", "step:5=RunError")
+    monkeypatch.setenv("LIGHT_FAULT_RANK", "1")
+    codes, _, err = ended(start(team, tmp_path, "run", team.profile, "--quiet"))
+    assert (codes, err) == ([1, 1], ["", "rank 1: light fault in step:5\n"])
+    (folder,) = team.runs()
+    manifest = read_manifest(folder)
+    assert (manifest.state, manifest.reason) == ("failed", "light fault in step:5")
+    (told,) = team.events("run_ended")
+    assert (told["state"], told["reason"]) == ("failed", "light fault in step:5")
+    assert "light fault in step:5" in (folder / "ranks" / "rank-1.log").read_text("utf-8")
+
+
 def test_they_go_on_with_a_run_together(team, tmp_path, monkeypatch):
     monkeypatch.setenv("LIGHT_FAULT", "step:8=RunError")
     codes, _, err = ended(start(team, tmp_path, "run", team.profile, "--quiet"))
     assert codes == [1, 1]
-    assert err == ["light fault in step:8\n", "rank 1: light fault in step:8\n"]
+    assert err == ["light fault in step:8\n", ""], "what all of them find, the main one tells"
     monkeypatch.delenv("LIGHT_FAULT")
     (folder,) = team.runs()
     again = tmp_path / "again"
@@ -191,16 +203,3 @@ def test_a_signal_to_all_of_them_commits_once(team, tmp_path, monkeypatch, numbe
     (folder,) = team.runs()
     assert run_info(folder).state == "stopped"
     assert len(list((folder / "checkpoints").iterdir())) <= 2
-
-
-@pytest.mark.parametrize(("told", "error"), [(True, Interrupted), (False, ConnectionError)])
-def test_who_was_told_to_stop_and_then_loses_another_has_been_stopped(told, error):
-    """The other one has got the same signal a moment before the steps, in which it would have waited."""
-    signals = StopSignals()
-    signals.requested = Interrupted("SIGINT received", ExitCode.INTERRUPTED) if told else None
-
-    def lose():
-        raise ConnectionError("connection closed by peer")
-
-    with pytest.raises(error):
-        engine._stopped_or(lose, signals)

@@ -62,7 +62,8 @@ def test_a_server_that_is_stopped_and_started_lacks_nothing(tracked, server, dis
     thread = threading.Thread(target=away)
     thread.start()
     folder = engine.run(tracked.load(), display=display).folder
-    thread.join(60)
+    thread.join(120)
+    assert not thread.is_alive(), "the server is up again"
     sync(folder, say=display.say, seconds=60)
     run, sent = seen(server, folder)
     assert sent == written(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ftcore.runs import COMMAND_LOCK, LOCK, locked
+from ftcore.locks import COMMAND_LOCK, LOCK, locked
 from ftcore.tracking import parent
 from ftcore.tracking.parent import Parent
 

@@ -8,7 +8,7 @@ import pytest
 
 from ftcore import engine
 from ftcore.cli import main
-from ftcore.runs import locked
+from ftcore.locks import locked
 
 FALLBACKS = """
 class Plugin:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ftcore import engine
 from ftcore.errors import ProfileError
 from ftcore.processes.world import enter_world, first_host, worker_world
 from ftcore.values import World
@@ -25,6 +26,7 @@ SLURM = {
     "SLURM_TASKS_PER_NODE": "2(x2),1",
     "SLURM_JOB_NODELIST": "gpu[07-09]",
     "SLURM_JOB_ID": "31415",
+    "SLURM_STEP_ID": "0",
 }
 
 
@@ -105,6 +107,27 @@ def test_numbers_that_make_no_world_are_told(changes, told):
     with pytest.raises(ProfileError) as caught:
         enter_world({**TORCHRUN, **changes})
     assert str(caught.value) == told
+
+
+def test_a_job_script_that_is_no_task_is_told_what_to_type():
+    script = {name: value for name, value in SLURM.items() if name != "SLURM_STEP_ID"}
+    with pytest.raises(ProfileError) as caught:
+        enter_world({**script, "SLURM_PROCID": "0"})
+    assert str(caught.value) == (
+        "this is the script of a Slurm job of 5 tasks, and none of them; write srun before the command, or ask for"
+        " one task (sbatch --ntasks=1)"
+    )
+    assert enter_world({**script, "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) == World()
+    assert enter_world({**script, **TORCHRUN}).started_by == "torchrun"
+
+
+def test_a_job_script_may_check_the_profile(desk, monkeypatch):
+    for name, value in {**SLURM, "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_STEP_ID")
+    assert engine.check(desk.load(), report=print) == []
+    with pytest.raises(ProfileError, match="write srun before the command"):
+        engine.run(desk.load())
 
 
 def test_slurm_without_a_host_is_told():

@@ -22,45 +22,11 @@ from ftcore.checkpoints import verify
 from ftcore.manifest import read_manifest
 from ftcore.runs import run_info
 from journals import figures
+from light_profile import LIGHT, PLUGINS, PROFILE
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[2]
-LIGHT = REPOSITORY / "tests" / "core" / "light"
-PLUGINS = ("Diary", "Export", "Format", "Model", "Rows", "Trainer")
-PROFILE = """\
-[run]
-name = "light"
-output_dir = "runs"
-
-[hardware]
-profile = "cpu"
-device = "cpu"
-processes = 2
-heartbeat = 8
-
-[data]
-path = "rows.jsonl"
-validation = 0.25
-
-[train]
-max_steps = 10
-save_steps = 3
-eval_steps = 4
-
-[plugin.light_rows]
-
-[plugin.light_format]
-
-[plugin.light_model]
-
-[plugin.light_trainer]
-
-[plugin.light_export]
-
-[plugin.light_diary]
-path = "diary.jsonl"
-"""
+TWO = PROFILE.replace('profile = "cpu"\n', 'profile = "cpu"\ndevice = "cpu"\nprocesses = 2\nheartbeat = 8\n')
 FTCORE = [sys.executable, "-m", "ftcore.cli"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "ftcore.cli"]
 
@@ -123,11 +89,11 @@ def new_place(root: Path) -> Place:
     info.mkdir(parents=True)
     folder.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: light-plugins\nVersion: 1.0\n")
-    points = "".join(f"light_{name.lower()} = light_plugins:Light{name}\n" for name in PLUGINS)
+    points = "".join(f"{name} = {target}\n" for name, target in PLUGINS.items())
     (info / "entry_points.txt").write_text(f"[ftcore.plugins]\n{points}")
     rows = ({"prompt": f"what is {n}?", "reply": f"{n} is {n * n}."} for n in range(12))
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "light.toml").write_text(PROFILE)
+    (folder / "light.toml").write_text(TWO)
     path = os.pathsep.join([str(site), str(LIGHT)])
     return Place(folder, {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
 
@@ -197,6 +163,21 @@ def test_a_known_reason_of_one_rank_is_told_once_and_nothing_is_started_again(pl
     assert err.count("light fault") == 1
     assert "starting again" not in err
     assert read_manifest(place.only_run()).reason == "light fault in step:8"
+    last = json.loads((place.folder / "diary.jsonl").read_text("utf-8").splitlines()[-1])
+    assert (last["hook"], last["state"], last["reason"]) == ("run_ended", "failed", "light fault in step:8")
+
+
+def test_memory_that_runs_out_for_one_rank_is_no_restart_and_all_go_on_in_smaller_batches(place, whole):
+    fault = {"LIGHT_FAULT": "step:8=OutOfMemory", "LIGHT_FAULT_RANK": "1", "LIGHT_FAULT_ONCE": "1"}
+    code, _, err = place.run("run", "light.toml", "--set", "hardware.max_restarts=0", **fault)
+    assert code == 0, err
+    assert (
+        "warning: rank 1 ran out of memory; starting again from the last checkpoint in micro-batches of 1, the batch"
+        " stays as it is; set train.micro_batch_size = 1"
+    ) in err.splitlines()
+    folder = place.only_run()
+    assert figures(folder) == whole
+    assert read_manifest(folder).micro_batch_size == 1
 
 
 def test_a_signal_to_the_parent_commits_one_checkpoint_and_the_run_goes_on(place, whole):

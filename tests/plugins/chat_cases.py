@@ -52,14 +52,17 @@ SPACES = (" ", "  ", "\n", "\n\n", "\t", "\r\n", "\u2003", " \n ")
 class Family:
     """A tokenizer with its template, and a second rendering of it, in Python.
 
-    `write` gives the whole text (None where a tokenizer adds spaces when it decodes); `end` ends a reply,
-    `before` goes before one (told whether it is the last), `after`
+    `write` gives the whole text (None where a tokenizer adds spaces when it decodes); `end` ends a reply, `inner_end`
+    one in the midst of a conversation, if that is another; `parts` says that texts come as lists of parts; `before`
+    goes before one (told whether it is the last), `after`
     stands between a reply and its end; `strips` says whether texts are stripped.
     """
 
     tokenizer: Any
     write: Callable[[Messages], str] | None
     end: str
+    inner_end: str = ""
+    parts: bool = False
     strips: bool = False
     before: Callable[[bool], str] = lambda _: ""
     after: str = ""
@@ -87,10 +90,10 @@ def real_families() -> dict[str, Family]:
     """The templates of well-known models, with a tokenizer of single bytes that knows their tokens."""
     sources = templates_of_trl()
     made = {}
-    for name, (end, strips) in REAL.items():
-        tokenizer = with_tokens(sources[name])
+    for name, written in REAL.items():
+        tokenizer = with_tokens(sources[name].replace('strftime_now("%Y-%m-%d")', "'2024-07-26'"))  # the day of a run
         special = [token.content for token in tokenizer.added_tokens_decoder.values()]
-        made[name] = Family(tokenizer=tokenizer, write=None, end=end, strips=strips, special=special)
+        made[name] = Family(tokenizer=tokenizer, write=None, special=special, **written)
     return made
 
 
@@ -175,7 +178,8 @@ def _fault(family: Family, case: Case, encoded: Encoded) -> str:
     if case.train == "everything":
         return "" if labels == [-100, *ids[1:]] and _ends(family, ids) else "not everything is trained"
     texts = trained_texts(family.tokenizer, ids, labels)
-    if texts != [reply + family.end for reply in replies]:
+    inner = family.inner_end or family.end
+    if texts != [reply + (inner if place else family.end) for place, reply in reversed([*enumerate(replies[::-1])])]:
         return f"trained are {texts}"
     return _given_fault(family, case, ids, labels)
 
@@ -195,9 +199,10 @@ def _given_fault(family: Family, case: Case, ids: list[int], labels: list[int]) 
     turns = [place for place, message in enumerate(case.messages) if message["role"] == "assistant"]
     trained = turns[-1:] if case.train == "last" else turns
     starts = [place for place, label in enumerate(labels) if label != -100 and labels[place - 1] == -100]
-    prompt = family.tokenizer.apply_chat_template(
-        case.messages[: trained[0]], add_generation_prompt=True, return_dict=False
-    )
+    asked: list[Any] = case.messages[: trained[0]]
+    if family.parts:
+        asked = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in asked]
+    prompt = family.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
     if ids[: starts[0]] != prompt:
         return "the prompt of the first reply is not what the model is given in use"
     if family.write and family.write(case.messages) != _decoded(family, ids):
@@ -244,15 +249,27 @@ def _alpaca(messages: Messages) -> str:
     return text
 
 
-REAL = {
-    "llama3.jinja": ("<|eot_id|>", True),
-    "llama3_1.jinja": ("<|eot_id|>", True),
-    "llama3_training.jinja": ("<|eot_id|>", True),
-    "gemma3.jinja": ("<end_of_turn>", True),
-    "gemma3_training.jinja": ("<end_of_turn>", True),
-    "qwen2_5.jinja": ("<|im_end|>", False),
-    "phi3_5.jinja": ("<|end|>", False),
-    "lfm2.jinja": ("<|im_end|>", False),
+def _in_parts(end: str) -> dict[str, Any]:
+    return {"end": end, "parts": True, "before": lambda _: " "}
+
+
+REAL: dict[str, dict[str, Any]] = {
+    "llama3.jinja": {"end": "<|eot_id|>", "strips": True},
+    "llama3_1.jinja": {"end": "<|eot_id|>", "strips": True},
+    "llama3_training.jinja": {"end": "<|eot_id|>", "strips": True},
+    "gemma3.jinja": {"end": "<end_of_turn>", "strips": True},
+    "gemma3_training.jinja": {"end": "<end_of_turn>", "strips": True},
+    "gptoss.jinja": {
+        "end": "<|return|>",
+        "inner_end": "<|end|>",
+        "before": lambda _: "<|channel|>final<|message|>",
+    },
+    "idefics3.jinja": _in_parts("<end_of_utterance>"),
+    "llava_next.jinja": _in_parts("</s>"),
+    "smolvlm.jinja": _in_parts("<end_of_utterance>"),
+    "qwen2_5.jinja": {"end": "<|im_end|>"},
+    "phi3_5.jinja": {"end": "<|end|>"},
+    "lfm2.jinja": {"end": "<|im_end|>"},
 }
 EMPTY_THOUGHTS = "<think>\n\n</think>\n\n"
 WRITTEN: dict[str, dict[str, Any]] = {

@@ -217,5 +217,6 @@ def with_tokens(source: str) -> Any:
 
 
 TOKEN = re.compile(
-    r"\[/?INST\]|<[|\uff5c][^<>'\" ]*?[|\uff5c]>|</?(?:start_of_turn|end_of_turn|s|think)>|<\|[a-z_]+>|<[a-z_]+\|>"
+    r"\[/?INST\]|<[|\uff5c][^<>'\" ]*?[|\uff5c]>|</?(?:start_of_turn|end_of_turn|end_of_utterance|s|think)>"
+    r"|<\|[a-z_]+>|<[a-z_]+\|>"
 )

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,12 +26,14 @@ import json, sys
 from pathlib import Path
 from files_kit import source
 from ftcore.api import RunError
-try:
-    found = source(None, Path(sys.argv[1]), **json.loads(sys.argv[2]))
-    rows = [[dict(row.values), row.origin] for part in found.parts for row in part.rows]
-    print(json.dumps({"rows": rows, "validation": [dict(row.values) for row in found.validation]}))
-except RunError as error:
-    print(json.dumps({"error": str(error)}))
+def answer(data):
+    try:
+        found = source(None, Path(sys.argv[1]), **data)
+        rows = [[dict(row.values), row.origin] for part in found.parts for row in part.rows]
+        return {"rows": rows, "validation": [dict(row.values) for row in found.validation]}
+    except RunError as error:
+        return {"error": str(error)}
+print(json.dumps([answer(data) for data in json.loads(sys.argv[2])]))
 """
 
 
@@ -58,7 +60,7 @@ class Hub(ThreadingHTTPServer):
 
     def downloads(self) -> list[str]:
         """The files that were fetched, by their paths in the data set."""
-        return sorted({path.split(f"/resolve/{COMMIT}/")[1] for path in self.asked if "/resolve/" in path})
+        return sorted({path.split("/resolve/")[1].partition("/")[2] for path in self.asked if "/resolve/" in path})
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -140,10 +142,17 @@ def answering(server: ThreadingHTTPServer) -> Iterator[None]:
 
 def ask(url: str, home: Path, env: Mapping[str, str] | None = None, **data: Any) -> dict[str, Any]:
     """What `files` makes of the options with the hub at `url`, and with its cache in `home`."""
+    return ask_all(url, home, [data], env)[0]
+
+
+def ask_all(
+    url: str, home: Path, options: Sequence[Mapping[str, Any]], env: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """The same for several options, one after the other in one process."""
     names = ("PATH", "PYTHONPATH", "LANG", "VIRTUAL_ENV", "TMPDIR")
     environment = {name: os.environ[name] for name in names if name in os.environ}
     environment |= {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HOME": str(home)}
-    command = [sys.executable, "-c", SCRIPT, str(home / "rows"), json.dumps(data)]
+    command = [sys.executable, "-c", SCRIPT, str(home / "rows"), json.dumps(options)]
     done = subprocess.run(
         command,
         cwd=Path(__file__).parent,
@@ -154,5 +163,5 @@ def ask(url: str, home: Path, env: Mapping[str, str] | None = None, **data: Any)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {**found, "stderr": done.stderr}
+    answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return [{**found, "stderr": done.stderr} for found in answers]

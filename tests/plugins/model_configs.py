@@ -63,6 +63,19 @@ GEMMA_PARAMETERS = 4_300_079_472
 GEMMA_LORA_64 = 153_991_168
 """Of r = 64 on every linear layer but the output, those of the vision tower among them."""
 
+EXPERTS: Mapping[str, Any] = {
+    "model_type": "mixtral",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "vocab_size": 500,
+}
+"""A small mixture of experts, of no real model; those of a layer lie in one tensor."""
+
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> Path:
     """A model folder that holds its configuration and nothing else."""

@@ -67,7 +67,7 @@ def fill_shelf(tmp_path: Path) -> Shelf:
     adapter = {"adapter_config.json": json.dumps(config).encode(), "adapter_model.safetensors": b"adapter"}
     saved = write(run.folder / "adapter", **adapter)
     exports = run.folder / "exports"
-    files = {"config.json": b"{}", "model.safetensors": b"merged" * 5, "README.md": b"old", "verification.json": b"{}"}
+    files = {"config.json": b"{}", "model.safetensors": b"merged" * 5, "README.md": b"old"}
     write(exports / "merged", **files, **{".hidden": b"no"})
     write(exports / "gguf", **{"my-q8_0.gguf": b"GGUF", "Modelfile": b"FROM ./my-q8_0.gguf", "other.gguf": b"old"})
     alone = exports / "gguf/my-adapter-f16.gguf"
@@ -79,6 +79,9 @@ def fill_shelf(tmp_path: Path) -> Shelf:
         Artifact(kind=kind, path=exports / place, proof=proof, details={"run": f"run {exports / place}"})
         for kind, place in places.items()
     ]
-    write_verification(artifacts[1])
-    part = Artifact(kind="gguf", path=alone, proof=proof, details={"part": "adapter", "run": f"take {alone}"})
-    return Shelf(run=run, saved=saved, artifacts=[*artifacts, part])
+    artifacts.append(
+        Artifact(kind="gguf", path=alone, proof=proof, details={"part": "adapter", "run": f"take {alone}"})
+    )
+    for artifact in artifacts:
+        write_verification(artifact)
+    return Shelf(run=run, saved=saved, artifacts=artifacts)

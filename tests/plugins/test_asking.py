@@ -42,13 +42,21 @@ FORMS: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
 }
 
 
+def own_replies(format_: Format, values: Mapping[str, Any] | Row) -> tuple[str, ...]:
+    """The replies of the row itself, as `ask` tells them."""
+    assert format_.ask is not None
+    [made] = format_.ask([values if isinstance(values, Row) else row(values)])
+    assert isinstance(made, Example), made
+    return made.replies
+
+
 def row(values: Mapping[str, Any]) -> Row:
     return Row(values=values, origin="rows.jsonl:1")
 
 
 def chat(values: Mapping[str, Any], **options: Any) -> Format:
     rows = Rows(train=[row(values)], validation=[], fingerprint="f" * 64)
-    return Chat(make_config(ChatOptions, options)).format_dataset(rows, byte_level(CHATML))
+    return Chat(make_config(ChatOptions, options)).format_dataset(make_run(Path()), rows, byte_level(CHATML))
 
 
 def prompt(format_: Format, values: Mapping[str, Any] | Row, *, whole: bool = False) -> list[int]:
@@ -65,6 +73,8 @@ def test_every_form_of_a_chat(form: str) -> None:
     format_ = chat(answered)
     assert prompt(format_, open_row) == prompt(format_, answered, whole=True)
     assert prompt(format_, answered) == prompt(format_, answered, whole=True)
+    assert own_replies(format_, open_row) == ()
+    assert own_replies(format_, answered) == ("so.",)
 
 
 @pytest.mark.parametrize("form", ["messages", "sharegpt", "instruction", "question", "completion"])
@@ -88,6 +98,7 @@ def test_a_plain_text_is_gone_on_with() -> None:
     format_, tokenizer = chat({"text": "once upon"}), byte_level(CHATML)
     assert format_.question is not None
     assert tokenizer.decode(prompt(format_, format_.question("once upon", ()))) == "once upon"
+    assert own_replies(format_, {"text": "once upon"}) == ()
     with pytest.raises(RunError, match="no place for an image"):
         format_.question("once", ["a.png"])
 
@@ -99,7 +110,8 @@ def test_a_row_that_asks_nothing_is_an_error_with_its_place(values: Mapping[str,
 
 
 def test_code_is_asked_for_whatever_is_dropped_in_training() -> None:
-    format_ = LlamaCode(Options(require_parse=True, strip_fences=True)).format_dataset(byte_level(CHATML))
+    plugin = LlamaCode(Options(require_parse=True, strip_fences=True))
+    format_ = plugin.format_dataset(make_run(Path()), byte_level(CHATML))
     answered = {"instruction": "add", "input": "ints", "output": "def add(a, b): return a + b"}
     assert prompt(format_, {"instruction": "add", "input": "ints"}) == prompt(format_, answered, whole=True)
     assert prompt(format_, {**answered, "output": "no python ("}) == prompt(format_, answered, whole=True)
@@ -118,6 +130,8 @@ def test_a_grid_without_its_action(tmp_path: Path, processor: Any) -> None:
     format_ = make_format(make_run(tmp_path), [whole], processor)
     open_row = make_row(tmp_path, action=None)
     assert prompt(format_, open_row) == prompt(format_, whole, whole=True)
+    assert own_replies(format_, open_row) == ()
+    assert len(own_replies(format_, whole)) == 1
 
 
 def test_a_text_about_four_frames_or_a_grid(tmp_path: Path, processor: Any) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from chat_kit import CHATML, OPENING, byte_level, sentencepiece, trained_texts
+from chat_cases import templates_of_trl
+from chat_kit import CHATML, OPENING, byte_level, sentencepiece, trained_texts, with_tokens
 from ftcore.api import MASKED, Drop, Example, Format, Row, RowError, Rows, RunError
-from ftcore.testing import heavy_imports, make_config, plugin_faults
+from ftcore.testing import heavy_imports, make_config, make_run, plugin_faults
 from ftcore_plugins.chat import Chat, Options
 
 ASKED = [{"role": "user", "content": "is it?"}, {"role": "assistant", "content": "yes"}]
@@ -35,9 +37,12 @@ def row(number: int = 1, **values: Any) -> Row:
     return Row(values=values, origin=f"rows.jsonl:{number}")
 
 
-def format_of(*rows: Row, tokenizer: Any = None, **options: Any) -> Format:
+def format_of(
+    *rows: Row, tokenizer: Any = None, tables: Mapping[str, Mapping[str, Any]] | None = None, **options: Any
+) -> Format:
+    run = make_run(Path(), **(tables or {}))
     given = Rows(train=rows, validation=(), fingerprint="")
-    return Chat(Options(**options)).format_dataset(given, tokenizer or byte_level(CHATML))
+    return Chat(Options(**options)).format_dataset(run, given, tokenizer or byte_level(CHATML))
 
 
 def encoded(one: Row, **options: Any) -> Example:
@@ -112,6 +117,22 @@ def test_the_form_is_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
+def test_forms_that_come_late_in_many_rows_are_said_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ftcore")
+    early, late = (
+        [row(number, **values) for number in range(300)]
+        for values in ({"messages": ASKED}, {"question": "is it?", "answer": "yes"})
+    )
+    format_of(*early, *late)
+    assert "messages (messages), question (question, answer)" in caplog.records[0].message
+
+
+@pytest.mark.parametrize("options", [{"train_on": "last"}, {"system_prompt": "be brief"}, {"chat_template": "chatml"}])
+def test_options_for_chats_are_not_passed_over_in_plain_text(options: dict[str, str]) -> None:
+    with pytest.raises(RunError, match=rf"plugin.chat.{next(iter(options))}: has no effect on rows of plain text"):
+        format_of(row(text="once upon a time"), **options)
+
+
 def test_rows_that_cannot_be_read_do_not_hide_the_form() -> None:
     class Torn(list[Row]):
         def __getitem__(self, place: Any) -> Any:
@@ -120,7 +141,7 @@ def test_rows_that_cannot_be_read_do_not_hide_the_form() -> None:
             return super().__getitem__(place)
 
     rows = Rows(train=Torn([row(), row(2, messages=ASKED)]), validation=(), fingerprint="")
-    assert Chat(Options()).format_dataset(rows, byte_level(CHATML)).trains == "replies"
+    assert Chat(Options()).format_dataset(make_run(Path()), rows, byte_level(CHATML)).trains == "replies"
 
 
 def test_no_known_form_is_an_error_before_anything_is_formatted() -> None:
@@ -243,6 +264,61 @@ def test_check_looks_at_the_template(tmp_path: Path) -> None:
     assert problem.key == "plugin.chat.chat_template_path"
     [problem] = Chat(Options(chat_template="chatml", chat_template_path=tmp_path / "no.jinja")).check()
     assert problem.message == "chat_template is set as well; keep one of the two"
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("{{ messages }", "line 1: unexpected '}'"),
+        ("{% for m in messages %}\n{{ m }}", "line 2: Unexpected end of template"),
+        ("{{ messages | nonsense }}", "line 1: No filter named 'nonsense'"),
+        ("{% break %}", "'break' outside loop"),
+        ("{{ " + "(" * 5000 + ")" * 5000 + " }}", "it is nested too deeply"),
+        ("{% for m in x %}{% break %}{% generation %}{{ m | tojson(indent=4) }}{% endgeneration %}{% endfor %}", ""),
+    ],
+    ids=range(6),
+)
+def test_check_reads_the_template(tmp_path: Path, source: str, fault: str) -> None:
+    file = tmp_path / "chat.jinja"
+    file.write_text(source, "utf-8")
+    for plugin in (Chat(Options(chat_template_path=file)), Chat(Options(chat_template=source))):
+        problems = plugin.check()
+        assert [fault in problem.message for problem in problems] == ([True] if fault else [])
+    file.write_bytes(b"\xff")
+    [problem] = Chat(Options(chat_template_path=file)).check()
+    assert problem.message.startswith(f"{file} cannot be read: ")
+
+
+def asked_of(format_: Format, one: Row) -> list[Example | Drop]:
+    assert format_.ask
+    return list(format_.ask([one]))
+
+
+def test_option_chat_template_kwargs() -> None:
+    source = "{{ '<|im_start|>system\n' + (mood or 'none') + '<|im_end|>\n' }}" + CHATML
+    one, tokenizer = row(messages=ASKED), byte_level(source)
+    plain, told = (format_of(one, tokenizer=tokenizer, chat_template_kwargs=mood) for mood in ({}, {"mood": "dry"}))
+    made = [*plain.encode([one]), *asked_of(plain, one), *told.encode([one]), *asked_of(told, one)]
+    texts = [tokenizer.decode(example.input_ids) for example in made if isinstance(example, Example)]
+    assert ["dry" in text for text in texts] == [False, False, True, True]
+    assert plain.fingerprint != told.fingerprint
+    assert told.processor is tokenizer
+
+
+def test_check_keeps_the_names_of_the_conversation() -> None:
+    [problem] = Chat(Options(chat_template_kwargs={"messages": "x", "enable_thinking": False})).check()
+    assert problem.key == "plugin.chat.chat_template_kwargs.messages"
+    assert problem.message == "messages comes from the rows; leave it out"
+
+
+def test_ends_that_no_answer_stops_at_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = with_tokens(templates_of_trl()["gptoss.jinja"])
+    format_ = format_of(row(messages=ASKED), tokenizer=tokenizer)
+    assert tokenizer.convert_ids_to_tokens([*format_.other_ends, *format_.inner_ends]) == ["<|call|>", "<|end|>"]
+    assert "ends all replies of a row but the last with <|end|>" in caplog.text
+    caplog.clear()
+    format_of(row(messages=ASKED), tokenizer=tokenizer, train_on="last")
+    assert "ends all replies" not in caplog.text
 
 
 def test_check_tells_options_that_plain_text_has_not() -> None:

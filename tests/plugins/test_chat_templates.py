@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from chat_cases import templates_of_trl
 from chat_kit import (
     CHATML,
     GEMMA,
@@ -111,10 +113,10 @@ def test_the_built_in_template_needs_its_tokens() -> None:
         chat_format(byte_level(), "lama3")
 
 
-def test_todays_date_is_not_trained() -> None:
+@pytest.mark.parametrize("date", ["date_string", "strftime_now('%d %b %Y')"])
+def test_todays_date_is_not_trained(date: str) -> None:
     today = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
-    dated = today + "{{ date_string }}"
-    tokenizer = byte_level(dated + CHATML)
+    tokenizer = byte_level(f"{today}{{{{ {date} }}}}{CHATML}")
     assert tokenizer.decode(sound(chat_format(tokenizer), chat("yes")).input_ids).startswith("26 Jul 2024<")
 
 
@@ -249,3 +251,42 @@ def test_padding_and_truncation_of_other_users_are_not_ours() -> None:
     before = sound(format_, chat("yes " * 50))
     tokenizer(["x", "y " * 50], padding=True, truncation=True, max_length=4)
     assert sound(format_, chat("yes " * 50)) == before
+
+
+@pytest.mark.parametrize("name", ["idefics3", "llava_next", "smolvlm"])
+def test_a_template_that_takes_lists_of_parts(name: str) -> None:
+    tokenizer = with_tokens(templates_of_trl()[f"{name}.jinja"])
+    format_ = chat_format(tokenizer)
+    messages = [*chat("yes", "is it?"), *chat("no")]
+    encoded = sound(format_, messages)
+    end = tokenizer.convert_ids_to_tokens(format_.end_of_turn)
+    assert trained_texts(tokenizer, encoded.input_ids, encoded.labels) == [f" yes{end}", f" no{end}"]
+    parts = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+    assert encoded.input_ids == tokenizer.apply_chat_template(parts, return_dict=False)
+    assert sound(format_, parts) == encoded
+
+
+def test_the_template_of_a_processor_whose_tokenizer_has_none() -> None:
+    tokenizer = byte_level(None)
+    processor = SimpleNamespace(tokenizer=tokenizer, chat_template=CHATML)
+    assert chat_format(processor).source == CHATML
+    tokenizer.chat_template = LLAMA3
+    assert chat_format(processor).source == LLAMA3
+
+
+def test_variables_reach_the_template() -> None:
+    tokenizer = with_tokens(templates_of_trl()["qwen3.jinja"])
+    plain, quiet = (chat_format(tokenizer, variables=told) for told in ({}, {"enable_thinking": False}))
+    assert sound(plain, chat("yes")).replies == ("<think>\n\n</think>\n\nyes",)
+    encoded = sound(quiet, chat("yes"))
+    assert encoded.replies == ("yes",)
+    prompt = tokenizer.apply_chat_template(
+        chat("x")[:1], add_generation_prompt=True, return_dict=False, enable_thinking=False
+    )
+    assert encoded.input_ids[: len(prompt)] == prompt
+
+
+def test_variables_come_before_the_date_that_is_fixed() -> None:
+    tokenizer = byte_level("{{ date_string }}" + CHATML)
+    encoded = sound(chat_format(tokenizer, variables={"date_string": "1 May 2026"}), chat("yes"))
+    assert tokenizer.decode(encoded.input_ids).startswith("1 May 2026<")

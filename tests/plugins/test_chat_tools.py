@@ -6,7 +6,20 @@ from typing import Any
 
 import pytest
 
-from chat_kit import CHATML, FORGETFUL, OPENING, REASONING, TOOLS, byte_level, chat, only, sound, trained_texts
+from chat_cases import templates_of_trl
+from chat_kit import (
+    CHATML,
+    FORGETFUL,
+    OPENING,
+    REASONING,
+    TOOLS,
+    byte_level,
+    chat,
+    only,
+    sound,
+    trained_texts,
+    with_tokens,
+)
 from ftcore.api import RowError
 from ftcore_plugins.common.chat import Refused, chat_format
 
@@ -73,8 +86,11 @@ def test_a_template_that_does_not_end_a_call() -> None:
         "{% if not message.tool_calls %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}{% if",
     )
     assert endless != TOOLS
-    assert "ends a reply in another way" in refused(endless, [ASK, CALL, ANSWER, REPLY])
-    assert "ends a reply in another way" in refused(endless, [ASK, CALL])
+    assert refused(endless, [ASK, CALL, ANSWER, REPLY]) == (
+        "the chat template ends a reply with '<|im_start|>', which is no end of a turn; "
+        'set train_on = "last", or use another template'
+    )
+    assert refused(endless, [ASK, CALL]) == "the chat template ends a reply with no token; use another template"
     assert trained(endless, [ASK, CALL, ANSWER, REPLY], train="last") == ["it is sunny<|im_end|>"]
 
 
@@ -163,3 +179,89 @@ def test_replies_of_weight_0_are_not_trained() -> None:
     assert trained(CHATML, messages, train="last") == ["two<|im_end|>"]
     messages[3]["weight"] = 0  # type: ignore[assignment]
     assert only(chat_format(byte_level(CHATML)), messages) == Refused(reason="no reply to train")
+
+
+def of_model(name: str, messages: Any, train: Any = "all", variables: Any = None, **options: Any) -> list[str]:
+    tokenizer = with_tokens(templates_of_trl()[f"{name}.jinja"])
+    encoded = sound(chat_format(tokenizer, train=train, variables=variables), messages, **options)
+    return trained_texts(tokenizer, encoded.input_ids, encoded.labels)
+
+
+NAMED_ANSWER = {**ANSWER, "name": "weather"}
+
+
+def test_each_reply_of_gpt_oss_has_the_end_that_its_template_writes() -> None:
+    call = ' to=functions.weather<|channel|>commentary json<|message|>{"a": "Rome"}<|call|>'
+    final = "<|channel|>final<|message|>"
+    assert of_model("gptoss", [ASK, CALL, ANSWER, REPLY]) == [call, f"{final}it is sunny<|return|>"]
+    assert of_model("gptoss", [*chat("one"), ASK, CALL]) == [f"{final}one<|end|>", call]
+    assert of_model("gptoss", [*chat("one"), *chat("two")]) == [f"{final}one<|end|>", f"{final}two<|return|>"]
+    thought = f"<|channel|>analysis<|message|>hm<|end|><|start|>assistant{final}yes<|return|>"
+    thinking_call = {**CALL, "reasoning_content": "where?"}
+    assert of_model("gptoss", [ASK, thinking_call, ANSWER, THOUGHT], "last") == [thought]
+    two = {**CALL, "tool_calls": CALL["tool_calls"] * 2}  # type: ignore[operator]
+    with pytest.raises(RowError, match="leaves out a tool call"):
+        of_model("gptoss", [ASK, two])
+
+
+def test_a_call_of_gemma_4_ends_where_the_answer_of_the_tool_begins() -> None:
+    call = '<|tool_call>call:weather{a:<|"|>Rome<|"|>}<tool_call|>'
+    assert of_model("gemma4_v5", [ASK, CALL, NAMED_ANSWER, REPLY]) == [
+        f"{call}<|tool_response>",
+        "it is sunny<turn|>",
+    ]
+    two = {**CALL, "tool_calls": CALL["tool_calls"] * 2}  # type: ignore[operator]
+    assert of_model("gemma4_v5", [ASK, two]) == [f"{call}{call}<|tool_response>"]
+
+
+def test_a_call_of_a_built_in_tool_of_llama_3_1_ends_with_its_own_token() -> None:
+    call = '<|python_tag|>weather.call(a="Rome")<|eom_id|>'
+    variables = {"builtin_tools": ("weather",)}
+    assert of_model("llama3_1", [ASK, CALL, ANSWER, REPLY], variables=variables) == [call, "it is sunny<|eot_id|>"]
+    assert of_model("llama3_1", [ASK, CALL])[0].endswith("}<|eot_id|>")
+
+
+def test_answers_stop_at_the_ends_of_a_call_but_not_at_what_ends_a_thought_as_well() -> None:
+    tokenizer = with_tokens(templates_of_trl()["gptoss.jinja"])
+    format_ = chat_format(tokenizer)
+    ends = (format_.end_of_turn, *format_.other_ends, *format_.inner_ends)
+    assert tokenizer.convert_ids_to_tokens(ends) == ["<|return|>", "<|call|>", "<|end|>"]
+    plain = chat_format(byte_level(TOOLS))
+    assert (plain.other_ends, plain.inner_ends) == (frozenset(), frozenset())
+
+
+def test_what_ends_each_of_several_calls_does_not_end_the_reply() -> None:
+    tokenizer = with_tokens(templates_of_trl()["deepseek_r1_distill.jinja"])
+    assert not chat_format(tokenizer).other_ends
+    with pytest.raises(RowError, match="which is no end of a turn; use another template"):
+        only(chat_format(tokenizer), [ASK, CALL])
+
+
+def test_deepseek_takes_the_arguments_of_a_call_as_text() -> None:
+    [said] = [text.replace("\uff5c", "|").replace("\u2581", " ") for text in of_model("deepseekv3", [ASK, CALL])]
+    assert said == (
+        "\n</think>\n\n<|tool calls begin|><|tool call begin|>function<|tool sep|>weather\n"
+        '```json\n{"a": "Rome"}\n```<|tool call end|><|tool calls end|><|end of sentence|>'
+    )
+    [said] = of_model("deepseekv3", [ASK, CALL, ANSWER, REPLY], "last")
+    assert said.startswith("it is sunny<")
+
+
+@pytest.mark.parametrize("arguments", ["call.function.arguments | string", "'' ~ call.function.arguments"])
+def test_arguments_are_not_written_as_python_writes_them(arguments: str) -> None:
+    texts = TOOLS.replace("call.function | tojson", f"call.function.name ~ ' ' ~ ({arguments})")
+    assert trained(texts, [ASK, CALL]) == ['<call>weather {"a": "Rome"}</call><|im_end|>']
+
+
+def test_a_template_that_takes_a_call_for_one_only_without_a_content() -> None:
+    strict = TOOLS.replace("message.tool_calls or []", "(message.tool_calls if message.content is none else []) or []")
+    strict = strict.replace("+ message['content']", "+ (message['content'] or '')")
+    assert trained(strict, [ASK, CALL, ANSWER, REPLY]) == [f"{CALLED}<|im_end|>", "it is sunny<|im_end|>"]
+    assert "leaves out a tool call" in refused(strict, [ASK, {**CALL, "content": "let me see"}])
+
+
+def test_thoughts_that_the_template_does_not_ask_for() -> None:
+    with pytest.raises(RowError, match=r"in another way than it asks for it; .* chat_template_kwargs"):
+        of_model("qwen3_5_nothink", [ASK, THOUGHT])
+    said = of_model("qwen3_5_nothink", [ASK, THOUGHT], variables={"enable_thinking": True})
+    assert said == ["hm\n</think>\n\nyes<|im_end|>"]

@@ -236,3 +236,7 @@ def test_time_between_attempts_does_not_count():
     ]
     assert spent(events, [Point(step=1, time=12, metrics={}), Point(step=2, time=1030, metrics={})]) == 35.0
     assert spent(events, [Point(step=1, time=18, metrics={})]) == 28.0, "also of an attempt before the last one"
+    cut = Event(kind=EventKind.STARTED, step=0, time=1001, values={"until": 19.0})
+    assert spent([*events, cut], []) == 29.0, "though its last points are cut"
+    first = Event(kind=EventKind.STARTED, step=0, time=11, values={"until": None})
+    assert spent([*events, first], []) == 25.0

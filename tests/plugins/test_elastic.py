@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import attrs
 import pytest
@@ -56,11 +59,11 @@ def test_a_reason_that_was_meant_for_the_user_is_raised_as_what_it_was() -> None
 
 
 def test_endings_are_read_from_what_torch_hands_on() -> None:
-    told = {"meant": True, "lost_another": False, "exit_code": 2}
+    told = {"meant": True, "lost_another": False, "exit_code": 2, "smaller": 1}
     data = {"message": {"message": "no rows", "extraInfo": {"timestamp": "7", "ftcore": told}}}
     failure = SimpleNamespace(error_file_data=data, exitcode=2, timestamp=7)
     assert ending_of(3, failure) == Ending(
-        rank=3, exit_code=2, at=7.0, message="no rows", meant=True, lost_another=False, error_code=2
+        rank=3, exit_code=2, at=7.0, message="no rows", meant=True, lost_another=False, error_code=2, smaller=1
     )
     silent = SimpleNamespace(error_file_data={"message": "", "errorTraits": {}}, exitcode=-9, timestamp=8)
     assert ending_of(1, silent) == ended(1, -9, at=8.0)
@@ -186,6 +189,52 @@ def test_restarts_end_with_the_last_death(launcher, monkeypatch, caplog) -> None
     assert [record.getMessage() for record in caplog.records] == [
         f"rank 1 was killed by SIGKILL; starting again from the last checkpoint ({n} of 2)" for n in (1, 2)
     ]
+
+
+def test_memory_that_ran_out_is_no_restart_but_ends_where_no_batch_is_smaller(launcher, monkeypatch, caplog) -> None:
+    made, tried = launcher(processes=2, max_restarts=0), [4, 2, 2]
+    short = {"message": "out of memory with a micro-batch of 8 rows"}
+    monkeypatch.setattr(made, "_attempt", lambda restart: [ended(0, -15), ended(1, smaller=tried[restart], **short)])
+    with pytest.raises(RunError, match="rank 1 has failed: out of memory with a micro-batch of 8 rows"):
+        made.run()
+    assert [record.getMessage() for record in caplog.records] == [
+        "rank 1 ran out of memory; starting again from the last checkpoint in micro-batches of"
+        f" {rows}, the batch stays as it is; set train.micro_batch_size = {rows}"
+        for rows in (4, 2)
+    ]
+
+
+def test_a_meeting_that_is_gone_while_workers_run_is_not_told_as_one_that_never_was(launcher, monkeypatch) -> None:
+    from torch.distributed.elastic.rendezvous.api import RendezvousConnectionError
+
+    from ftcore_plugins.elastic import launcher as module
+
+    made = launcher(processes=1, machines=2, rendezvous="127.0.0.1:29411", max_restarts=0)
+    known = {"timestamp": "7", "ftcore": {"meant": True, "exit_code": 1}}
+    left: list[dict[str, object]] = [{"message": {"message": "no rows", "extraInfo": known}}, {}]
+
+    def part(config: Any, command: str) -> Any:
+        folder = config.logs_specs.root_log_dir
+        place = Path(folder) / "x-0_1" / "attempt_0" / "0"
+        place.mkdir(parents=True)
+        (place / "error.json").write_text(json.dumps(left.pop(0)))
+
+        def start(*arguments: str) -> None:
+            raise RendezvousConnectionError("the connection to the C10d store has failed")
+
+        return start
+
+    def fail(config: Any, command: str) -> Any:
+        raise RendezvousConnectionError("nobody came")
+
+    monkeypatch.setattr(module, "elastic_launch", part)
+    with pytest.raises(RunError, match=r"^no rows$"):
+        made.run()
+    with pytest.raises(RunError, match=r"^rank 0 has failed: the first machine has left the meeting$"):
+        made.run()
+    monkeypatch.setattr(module, "elastic_launch", fail)
+    with pytest.raises(RunError, match=r"^2 machines did not meet at 127\.0\.0\.1:29411 within "):
+        made.run()
 
 
 def test_a_world_that_does_not_add_up_is_refused(run_of, monkeypatch) -> None:

@@ -43,6 +43,7 @@ BROKEN = {
     "broken json": (b'{"a": 1,}', r"broken JSON at byte 2[67]: [a-z]"),
     "broken after an accent": ('{"\u00e9": 1,}'.encode(), r"broken JSON at byte 2[78]: [a-z]"),
     "two objects": (b'{"a": 1} {"b": 2}', "broken JSON at byte 28: extra data"),
+    "an open text": (b'{"a": "x', "broken JSON at byte 2[67]: (unterminated string|invalid control character)$"),
     "a list": (b"[1]", "the line holds a list, not an object"),
     "a text": (b'"x"', "the line holds a text, not an object"),
     "a number": (b"1", "the line holds a number, not an object"),

@@ -13,7 +13,7 @@ import pytest
 
 from files_kit import check, load
 from ftcore.api import RunError
-from hub_kit import TOKEN, Hub, ask, serving
+from hub_kit import TOKEN, Hub, ask, ask_all, serving
 
 
 def jsonl(*rows: dict[str, Any]) -> bytes:
@@ -73,7 +73,7 @@ def closed_port() -> str:
 def test_a_data_set_and_again_without_the_hub(hub: Hub, tmp_path: Path) -> None:
     rows = [[{"a": 1}, "alpaca_data.json:row 1"], [{"a": 2}, "alpaca_data.json:row 2"]]
     assert ask(hub.url, tmp_path, id="ann/plain")["rows"] == rows
-    assert hub.downloads() == ["alpaca_data.json"]
+    assert hub.downloads() == ["README.md", "alpaca_data.json"]
     hub.asked.clear()
     assert ask(hub.url, tmp_path, {"HF_HUB_OFFLINE": "1"}, id="ann/plain")["rows"] == rows
     assert hub.asked == []
@@ -85,13 +85,17 @@ def test_a_data_set_and_again_without_the_hub(hub: Hub, tmp_path: Path) -> None:
 def test_only_the_splits_that_are_asked_for_are_fetched(hub: Hub, tmp_path: Path) -> None:
     found = ask(hub.url, tmp_path, id="ann/splits")
     assert [row["a"] for row, _ in found["rows"]] == [1, 2]
-    assert hub.downloads() == ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]
+    assert hub.downloads() == [
+        "README.md",
+        "data/train-00000-of-00002.parquet",
+        "data/train-00001-of-00002.parquet",
+    ]
     hub.asked.clear()
-    found = ask(hub.url, tmp_path, id="ann/splits", split="extra_sft", validation_split="test")
+    others = [{"split": "extra_sft", "validation_split": "test"}, {"split": "dev"}]
+    found, none = ask_all(hub.url, tmp_path, [{"id": "ann/splits", **other} for other in others])
     assert (found["rows"][0][0], found["validation"]) == ({"a": 4}, [{"a": 3}])
-    assert hub.downloads() == ["data/extra_sft-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"]
-    found = ask(hub.url, tmp_path, id="ann/splits", split="dev")
-    assert found["error"] == "data.split: ann/splits has no split 'dev'; it has train, extra_sft, test"
+    assert hub.downloads()[1:] == ["data/extra_sft-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"]
+    assert none["error"] == "data.split: ann/splits has no split 'dev'; it has train, extra_sft, test"
 
 
 def test_a_split_that_is_not_in_the_cache(hub: Hub, tmp_path: Path) -> None:
@@ -106,11 +110,12 @@ def test_a_folder_and_a_file_of_a_data_set(hub: Hub, tmp_path: Path) -> None:
         "data.id: ann/subsets has its rows in several folders (main, socratic); name one, such as ann/subsets/main"
     )
     assert not any("/resolve/" in path for path in hub.asked)
-    found = ask(hub.url, tmp_path, id="ann/subsets/socratic", validation_split="test")
+    others = [{"id": "ann/subsets/socratic", "validation_split": "test"}, {"id": "ann/subsets/main/test.jsonl"}]
+    found, file = ask_all(hub.url, tmp_path, others)
     assert found["rows"] == [[{"a": "socratic train"}, "train.jsonl:1"]]
     assert found["validation"] == [{"a": "socratic test"}]
-    assert hub.downloads() == ["socratic/test.jsonl", "socratic/train.jsonl"]
-    assert ask(hub.url, tmp_path, id="ann/subsets/main/test.jsonl")["rows"] == [[{"a": "main test"}, "test.jsonl:1"]]
+    assert hub.downloads() == ["main/test.jsonl", "socratic/test.jsonl", "socratic/train.jsonl"]
+    assert file["rows"] == [[{"a": "main test"}, "test.jsonl:1"]]
 
 
 def test_a_name_without_an_owner_and_with_strange_files(hub: Hub, tmp_path: Path) -> None:
@@ -128,13 +133,15 @@ def test_a_gated_data_set(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_what_is_not_there(hub: Hub, tmp_path: Path) -> None:
-    for data, message in (
+    expected = (
         ({"id": "ann/none"}, "data.id: ann/none is not on the hub, or private; check the name, or set HF_TOKEN"),
         ({"id": "ann/plain", "revision": "v9"}, "data.id: ann/plain has no revision 'v9'; look at data.revision"),
         ({"id": "ann/empty"}, "data.id: ann/empty has no data file (.jsonl, "),
         ({"id": "ann/plain/nowhere"}, "data.id: ann/plain/nowhere has no data file (.jsonl, "),
-    ):
-        assert ask(hub.url, tmp_path, **data)["error"].startswith(message)
+    )
+    answers = ask_all(hub.url, tmp_path, [data for data, _ in expected])
+    for answer, (_, message) in zip(answers, expected, strict=True):
+        assert answer["error"].startswith(message)
 
 
 def test_no_way_to_the_hub(hub: Hub, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from ftcore.api import Proof, RunError, Verdict
+from ftcore.shipping.verification import write_verification
 from push_kit import TOKEN, PushHub
 from push_shelf import Shelf
 
@@ -52,6 +53,8 @@ def test_everything_lands_in_one_repository(hub: PushHub, shelf: Shelf, tmp_path
     assert [entry["path"] for entry in found] == [".", "my-q8_0.gguf", "mlx-4bit", "adapter/my-adapter-f16.gguf"]
     assert found[0]["proof"] == {"verdict": "proved", "figures": {"kl_mean": 1e-6}, "note": "seen in exports"}
     assert (found[1]["bytes"], found[1]["sha256"]) == (4, hashlib.sha256(b"GGUF").hexdigest())
+    assert found[1]["statement"] == "proved: answers like the model that was trained (seen in exports)"
+    assert "ftcore" in found[1]["versions"]
     assert hub.repositories["ann/my-run"].private
     assert str(tmp_path).encode() not in b"".join(files.values())
     assert TOKEN.encode() not in b"".join(files.values())
@@ -131,11 +134,21 @@ def test_weights_of_an_earlier_push_do_not_stay(hub: PushHub, shelf: Shelf) -> N
 def test_figures_and_notes_that_json_lacks(hub: PushHub, shelf: Shelf) -> None:
     proof = Proof(verdict=Verdict.FAILED, figures={"kl_mean": float("nan")}, note="\udcff")
     shelf.artifacts = [attrs.evolve(shelf.artifacts[0], proof=proof)]
+    write_verification(shelf.artifacts[0])
     shelf.push()
     text = hub.files("ann/my-run")["verification.json"].decode()
     found = json.loads(text, parse_constant=pytest.fail)["artifacts"][0]["proof"]
     assert found["figures"] == {"kl_mean": None}
     assert found["note"] == "\udcff"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b'{"artifacts": []}'], ids=["none", "torn", "list", "another's"])
+def test_an_artifact_whose_proof_is_not_beside_it_is_not_pushed(hub: PushHub, shelf: Shelf, content: Any) -> None:
+    path = shelf.run.folder / "exports/gguf/verification.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(RunError, match=r"^plugin.hub: .*verification.json does not tell of my-q8_0.gguf; run: ftcore"):
+        shelf.push(what=["gguf"])
+    assert hub.files("ann/my-run") == {}
 
 
 def test_large_files_have_commits_of_their_own(hub: PushHub, shelf: Shelf) -> None:

@@ -22,7 +22,7 @@ def row(number: int = 1, **values: Any) -> Row:
 
 
 def format_of(tokenizer: Any = None, **options: Any) -> Format:
-    return LlamaCode(Options(**options)).format_dataset(tokenizer or byte_level(CHATML))
+    return LlamaCode(Options(**options)).format_dataset(make_run(Path()), tokenizer or byte_level(CHATML))
 
 
 @pytest.fixture
@@ -141,6 +141,14 @@ def test_option_chat_template_path(tmp_path: Path) -> None:
     assert format_.processor.chat_template == CHATML
     [problem] = LlamaCode(Options(chat_template_path=tmp_path / "none.jinja")).check()
     assert problem.key == "plugin.llama_code.chat_template_path"
+
+
+def test_option_chat_template_kwargs() -> None:
+    tokenizer = byte_level("{{ mood }}" + CHATML)
+    [example] = format_of(tokenizer, chat_template_kwargs={"mood": "dry"}).encode([row()])
+    assert text(example).startswith("dry<|im_start|>")
+    [problem] = LlamaCode(Options(chat_template_kwargs={"tools": True})).check()
+    assert problem.key == "plugin.llama_code.chat_template_kwargs.tools"
 
 
 def test_rows_that_are_not_trained_are_counted(formatted: Any) -> None:

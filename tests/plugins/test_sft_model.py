@@ -231,13 +231,15 @@ def test_a_whole_model_loads_in_plain_transformers(tiny: Tiny, tmp_path: Path) -
 @pytest.mark.parametrize("lora", [None, LoraOptions()], ids=["full", "lora"])
 def test_what_is_saved_is_complete_and_safe(tiny: Tiny, tmp_path: Path, lora: LoraOptions | None) -> None:
     end = tiny.tokenizer.convert_tokens_to_ids("<|end_header_id|>")
-    data = attrs.evolve(tiny.data, end_of_turn=end)  # not the tokenizer's own end
+    call, inner = tiny.tokenizer.convert_tokens_to_ids(["<|start_header_id|>", "<|begin_of_text|>"])
+    # Not the tokenizer's own end, and one more of calls; that of earlier replies is none to stop at.
+    data = attrs.evolve(tiny.data, end_of_turn=end, other_ends=frozenset({call}), inner_ends=frozenset({inner}))
     trainer = tiny.trainer(tiny.run(tmp_path, train=SHORT), lora=lora, data=data)
     trainer.save(tmp_path / "saved")
     kinds = {path.suffix for path in (tmp_path / "saved").iterdir()}
     assert kinds == {".json", ".safetensors", ".jinja"}
     stops = json.loads((tmp_path / "saved/generation_config.json").read_text())["eos_token_id"]
-    assert stops == [tiny.tokenizer.eos_token_id, end]
+    assert stops == [tiny.tokenizer.eos_token_id, end, call]
     assert AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template == tiny.tokenizer.chat_template
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ftcore.api import RunError
+from ftcore.testing import make_run
 from ftcore_plugins.lora import Options as LoraOptions
 from ftcore_plugins.sft import Options, Sft
 from tiny_kit import SHORT, Tiny, train_tiny
@@ -62,6 +63,33 @@ def test_every_option_changes_the_training(tiny: Tiny, tmp_path: Path, changed: 
     usual = train_tiny(tiny, tmp_path, trainer=tiny.trainer(run, sft=Options()))
     assert usual.losses == train_tiny(tiny, tmp_path, trainer=tiny.trainer(run, sft=Options())).losses
     assert usual.losses != train_tiny(tiny, tmp_path, trainer=tiny.trainer(run, sft=changed)).losses
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "linear"])
+def test_the_final_learning_rate_is_where_the_schedule_ends(tiny: Tiny, tmp_path: Path, scheduler: str) -> None:
+    table = {**SHORT, "scheduler": scheduler, "learning_rate": 1e-3, "warmup": 0}
+    run = tiny.run(tmp_path, train=table)
+
+    def rates(final: float) -> list[float]:
+        trainer = tiny.trainer(run, sft=Options(final_learning_rate=final))
+        steps = train_tiny(tiny, tmp_path, trainer=trainer).steps
+        assert trainer.inner.lr_scheduler.get_last_lr()[0] == pytest.approx(final, abs=1e-12)
+        return [step.metrics["learning_rate"] for step in steps]
+
+    whole, ended = rates(0.0), rates(2e-4)
+    assert ended == pytest.approx([2e-4 + 0.8 * rate for rate in whole])
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"scheduler": "constant"}, "a constant schedule ends where it is"),
+        ({"learning_rate": 1e-4}, "0.0002 is not below train.learning_rate = 0.0001"),
+    ],
+)
+def test_a_final_learning_rate_that_cannot_be_is_told(tmp_path: Path, train: dict[str, Any], message: str) -> None:
+    found = Sft(Options(final_learning_rate=2e-4)).check(make_run(tmp_path, train=train))
+    assert [problem.key for problem in found if message in problem.message] == ["plugin.sft.final_learning_rate"]
 
 
 def test_full_logits_give_the_same_training(tiny: Tiny, tmp_path: Path) -> None:

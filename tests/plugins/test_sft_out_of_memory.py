@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from ftcore.api import Decision, OutOfMemoryError, RunError
-from ftcore_plugins.sft.out_of_memory import is_out_of_memory
+from ftcore_plugins.sft.out_of_memory import SMALLER, fewer_rows, is_out_of_memory
 from tiny_kit import SHORT, FakeControl, Tiny
 
 FULL = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes"
@@ -133,6 +134,35 @@ def test_an_evaluation_that_does_not_fit_names_its_own_batch(tiny: Tiny, tmp_pat
     }
     with pytest.raises(OutOfMemoryError, match=r"^out of memory; lower train.eval_batch_size; where it is 1, "):
         ways[look]()
+
+
+def test_several_ranks_end_the_attempt_and_know_what_they_may_go_on_with(tiny: Tiny, tmp_path: Path) -> None:
+    """One of them cannot take its step again alone: the others may be in the midst of adding gradients up."""
+    for fewer, told in (
+        (4, "with a micro-batch of 8 rows; resumed, the run goes on in micro-batches of 4"),
+        (0, SMALLER),
+    ):
+        trainer = tiny.trainer(tiny.run(tmp_path, train=WHOLE))
+        trainer.inner._parts._fewer = fewer
+        holds(trainer.inner.model, 4)
+        with pytest.raises(OutOfMemoryError, match=re.escape(told)) as caught:
+            trainer.train(FakeControl(tmp_path / "c"), None)
+        assert caught.value.smaller == fewer
+
+
+def test_a_step_of_the_trainers_own_tells_it_too(tiny: Tiny, tmp_path: Path) -> None:
+    trainer = tiny.trainer(tiny.run(tmp_path, train=WHOLE))
+    trainer.inner._short_step = False  # as where the model is shared out
+    holds(trainer.inner.model, 4)
+    with pytest.raises(OutOfMemoryError, match=r"with a micro-batch of 8 rows; lower train.micro_batch_size"):
+        trainer.train(FakeControl(tmp_path / "c"), None)
+
+
+@pytest.mark.parametrize(
+    ("micro", "per_step", "fewer"), [(8, 8, 4), (4, 16, 2), (5, 5, 1), (6, 12, 3), (3, 3, 1), (1, 8, 0)]
+)
+def test_fewer_rows_come_out_whole_with_those_of_a_step(micro: int, per_step: int, fewer: int) -> None:
+    assert fewer_rows(micro, per_step) == fewer
 
 
 def test_another_error_is_not_taken_for_it(tiny: Tiny, tmp_path: Path) -> None:

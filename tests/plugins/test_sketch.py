@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ftcore_plugins.qlora import QLora
 from ftcore_plugins.tiny_model import Options as TinyOptions
 from ftcore_plugins.tiny_model import TinyModel
 from model_configs import (
+    EXPERTS,
     GEMMA_3_4B,
     GEMMA_LORA_64,
     GEMMA_PARAMETERS,
@@ -27,6 +29,8 @@ from model_configs import (
     write_config,
 )
 from tiny_kit import Tiny, make_run
+
+DEEP_VISION = {**GEMMA_3_4B, "vision_config": {**GEMMA_3_4B["vision_config"], "num_hidden_layers": 1500}}
 
 
 def sketch(folder: Path, config: Any, **model: Any) -> Loaded:
@@ -115,6 +119,27 @@ def test_a_config_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"model\.id: .* cannot be loaded: ") as caught:
         sketch(tmp_path, {"model_type": "no_such_family"})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{**LLAMA_3_2_1B, "num_hidden_layers": 10**6}, {"model_type": "gpt2", "n_layer": 1001}, DEEP_VISION],
+    ids=["llama", "gpt2", "vision"],
+)
+def test_more_layers_than_any_model_has_are_not_drawn(tmp_path: Path, config: Any) -> None:
+    with pytest.raises(RunError, match=r"model\.id: its config\.json says 1,\d+(,000)? layers, more than 1,000; copy"):
+        sketch(tmp_path, config)
+
+
+def test_experts_in_one_tensor_are_adapted_without_a_false_warning(tmp_path: Path) -> None:
+    """PEFT doubles the rank of two layers that it finds in one, and then says that it has not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        model = Lora(Options(r=4)).adapt(make_run(tmp_path), sketch(tmp_path, EXPERTS)).model
+    shapes = [
+        tuple(weight.shape) for name, weight in model.named_parameters() if "experts" in name and "lora_A" in name
+    ]
+    assert sorted(shapes) == sorted(2 * [(4 * 2 * 4, 64), (4 * 4, 128)])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

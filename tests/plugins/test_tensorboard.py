@@ -104,7 +104,7 @@ def test_texts_say_what_cannot_be_drawn(whole: Path) -> None:
     assert '"train.learning_rate": 0.5' in text(found, "settings")[0]
     assert "secret" not in text(found, "settings")[0]
     assert "| model/trainable_share | 0.01 |" in text(found, "model")[0]
-    assert text(found, "notices/loss-rising") == ["the loss rises. lower the rate"]
+    assert text(found, "notices/loss-rising") == ["the loss rises; lower the rate"]
     assert "proved" in text(found, "artifacts/gguf/q8_0.gguf")[0]
     assert "| artifacts/gguf/q8_0.gguf/mean_kl | 1e-05 |" in text(found, "artifacts/gguf/q8_0.gguf")[0]
     assert text(found, "outcome") == ["failed: a reason"]

@@ -172,7 +172,7 @@ def test_an_export_is_an_artifact_on_request(desk: Desk, folder: Path, shelf: Sh
 def test_a_notice_is_an_alert(desk: Desk, shelf: Shelf) -> None:
     [alert] = desk.server.told["NotifyScriptableRunAlert"]
     assert (alert["title"], alert["severity"]) == ("loss-rising", "WARN")
-    assert "it rises lower the rate" in alert["text"]
+    assert "it rises; lower the rate" in alert["text"]
 
 
 def test_all_files_are_below_the_run_and_hold_no_secret(desk: Desk, folder: Path, shelf: Shelf) -> None:

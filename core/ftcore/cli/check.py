@@ -61,7 +61,8 @@ def _say(profile: Path, warnings: list[Problem], tried: list[Sent]) -> None:
         else:
             print(f"{sent.name}: opened, one point written, closed in {sent.seconds:.1f} s")
     if _all_work(tried):
-        print(f"{profile}: ready to run" + (f", {len(warnings)} warnings" if warnings else ""))
+        told = f", {len(warnings)} warning{'s' * (len(warnings) > 1)}" if warnings else ""
+        print(f"{profile}: ready to run{told}")
 
 
 def _all_work(tried: list[Sent]) -> bool:

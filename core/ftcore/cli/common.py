@@ -22,6 +22,9 @@ from ftcore.signals import raising
 
 Command = Callable[[argparse.Namespace], int]
 
+WAIT = 600.0
+"""Seconds that a command waits for a run, unless it is told otherwise."""
+
 
 def guarded(command: Command, parsed: argparse.Namespace) -> int:
     """Run a command. What ftcore raises on purpose becomes one message a line and its exit code."""
@@ -70,6 +73,8 @@ def _tell(error: FtcoreError) -> None:
     from ftcore.processes.endings import lost_another
 
     rank = follower()
+    if error.told:
+        return
     if not rank:
         complain(str(error))
     elif not lost_another(error) and not _same_for_all(error):  # that one, or the main one, tells it itself
@@ -140,8 +145,8 @@ def add_sets(parser: argparse.ArgumentParser) -> None:
 
 def add_wait(parser: argparse.ArgumentParser, what: str) -> None:
     """How long a command waits for what it has asked of a run."""
-    text = f"how long to wait for {what} (default: %(default)g)"
-    parser.add_argument("--wait", type=_seconds, default=600.0, metavar="SECONDS", help=text)
+    text = f"how long to wait for {what} (default: {WAIT:g})"
+    parser.add_argument("--wait", type=_seconds, default=WAIT, metavar="SECONDS", help=text)
 
 
 def _seconds(text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ftcore.cli.common import print_json, table
+from ftcore.cli.common import add_sets, print_json, table
 from ftcore.cli.evaluate import add_row_arguments, row_settings
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_row_arguments(parser)
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="rows to show with answers (default: 3)")
+    add_sets(parser)
     parser.add_argument(
         "--allow-changes", action="store_true", help="compare although a profile, data or base model changed"
     )
@@ -46,6 +47,7 @@ def main(parsed: argparse.Namespace) -> int:
         wanted=wanted,
         answering=answering,
         draws=parsed.draws,
+        sets=parsed.sets,
         allow_changes=parsed.allow_changes,
         display=choose_display(quiet=parsed.quiet),
     )

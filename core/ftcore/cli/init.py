@@ -29,8 +29,9 @@ def main(parsed: argparse.Namespace) -> int:
         print_json([{"task": name, "help": describe(path)} for name, path in known.items()])
         return 0
     if parsed.task is None:
+        width = max(map(len, known))
         for name, path in known.items():
-            print(f"{name:<14} {describe(path)}")
+            print(f"{name:<{width}} {describe(path)}")
         return 0
     if parsed.task not in known:
         raise ProfileError(f"no such task: {parsed.task}{nearest(parsed.task, known)}")

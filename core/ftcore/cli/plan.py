@@ -88,8 +88,8 @@ def _prepared(loaded: LoadedProfile, known: Sketch) -> RowShape:
 def _advice(
     source: Source, loaded: LoadedProfile, plan: Plan, known: Sketch, *, said: Said, rows: RowShape | None
 ) -> tuple[list[Advice], str]:
+    from ftcore.hardware.usage import GIB
     from ftcore.planning.advice import advise
-    from ftcore.planning.memory import GIB
     from ftcore.planning.variants import other_machine, other_plugins
 
     if plan.fits is not False:

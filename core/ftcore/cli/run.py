@@ -88,6 +88,8 @@ def _finished(
     return resume(
         parsed.resume,
         sets=parsed.sets,
+        switch_on=parsed.switch_on,
+        switch_off=parsed.switch_off,
         checkpoint=parsed.checkpoint,
         allow_changes=parsed.allow_changes,
         display=display,
@@ -109,7 +111,5 @@ def _reject_odd_usage(parsed: argparse.Namespace) -> None:
 
     if bool(parsed.profile) == bool(parsed.resume):
         raise ProfileError("name a profile (ftcore run profile.toml) or a run to go on with (ftcore run --resume RUN)")
-    if parsed.resume and (parsed.switch_on or parsed.switch_off):
-        raise ProfileError("--with and --without do not go with --resume; a run keeps its plugins")
     if not parsed.resume and (parsed.allow_changes or parsed.checkpoint is not None):
         raise ProfileError("--allow-changes and --checkpoint go with --resume")

@@ -16,16 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Ask, and wait."""
+    from ftcore.ending import last_step, way_on, way_on_once_mended
     from ftcore.errors import RunError
-    from ftcore.requests import ask_to_stop, last_checkpoint, way_on
+    from ftcore.requests import ask_to_stop
     from ftcore.values import RunState
 
     ended = ask_to_stop(parsed.run, wait=parsed.wait, say=complain)
     if parsed.json:
-        step = last_checkpoint(ended.folder)
+        step = last_step(ended.folder)
         print_json({"state": ended.state, "reason": ended.reason, "step": step})
     if ended.state == RunState.FAILED:
-        raise RunError(f"{ended.folder} has failed ({ended.reason}); {way_on(ended.folder)}")
+        told = (f"{ended.folder} has failed ({ended.reason})", way_on_once_mended(ended.folder))
+        raise RunError("; ".join(filter(None, told)))
     if not parsed.json:
         print("it had finished already" if ended.state == RunState.FINISHED else f"stopped; {way_on(ended.folder)}")
     return 0

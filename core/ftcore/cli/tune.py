@@ -16,7 +16,7 @@ from ftcore.hardware import Machine, this_machine
 from ftcore.hardware.machine import free_memory
 from ftcore.preflight import LoadedProfile
 from ftcore.processes.placement import world_size
-from ftcore.processes.world import enter_world
+from ftcore.processes.world import enter_world, is_job_script
 from ftcore.tuning.result import default_output, hardware_profile, require_free, write
 from ftcore.tuning.search import Try, fastest, largest, search
 from ftcore.tuning.tries import Tries
@@ -86,7 +86,7 @@ def _tries(parsed: argparse.Namespace, loaded: LoadedProfile, machine: Machine, 
 
 def _processes(loaded: LoadedProfile) -> int:
     hardware = loaded.profile.hardware
-    if enter_world().size > 1:
+    if not is_job_script() and enter_world().size > 1:
         raise ProfileError("tune starts its own processes; start it once, without torchrun, accelerate or srun")
     if hardware.machines > 1:
         raise ProfileError("hardware.machines: tune tries on one machine; pass --set hardware.machines=1")

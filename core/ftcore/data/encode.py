@@ -16,15 +16,13 @@ from ftcore.data.pool import in_order, processes
 from ftcore.data.store import SUFFIX, Stored, Writer, key_of
 from ftcore.errors import FtcoreError, Interrupted, PluginError, RowError, RunError
 from ftcore.files import disk_is_full, write_json
-from ftcore.values import MASKED, Drop, Example, Format, Row, Run
+from ftcore.values import MASKED, TOO_LONG, Drop, Example, Format, Row, Run
 
 BATCH = 512
 """Rows that a format is given at once."""
 
 ROWS_A_FILE, FILES = 4096, 128
 """Fewest rows of a file, and most files: each one that is mapped holds a descriptor."""
-
-TOO_LONG = "longer than train.max_length"
 
 _Answer = Example | Drop | RowError
 
@@ -142,6 +140,7 @@ class _Encoder:
                 place = self.places[number]
                 shard.broken.append(Broken(place=place, origin=row.origin, reason=fitted.reason, raw=_raw(row)))
             elif isinstance(fitted, Drop):
+                self._require_dropped(fitted)
                 shard.dropped.append((number, row.origin, str(fitted.reason)))
             elif isinstance(fitted, Example):
                 shard.numbers.append(number)
@@ -196,12 +195,20 @@ class _Encoder:
         if extra <= 0:
             return example
         if self.long_rows == "error":
-            raise RunError(
-                f"{example.origin}: the row has {len(example.input_ids)} tokens, over train.max_length "
-                f'({self.max_length}); raise it, shorten the row or set data.long_rows = "drop"'
-            )
+            raise self._too_long(example.origin, f"{len(example.input_ids)}")
         cut = _cut(example, extra) if self.long_rows == "cut" and self._may_be_cut(example) else None
         return cut or Drop(origin=example.origin, reason=TOO_LONG)
+
+    def _require_dropped(self, drop: Drop) -> None:
+        """A formatter may tell that a row is too long before it has all its tokens."""
+        if drop.reason == TOO_LONG and self.long_rows == "error":
+            raise self._too_long(drop.origin, "too many")
+
+    def _too_long(self, origin: str, count: str) -> RunError:
+        return RunError(
+            f"{origin}: the row has {count} tokens, over train.max_length ({self.max_length}); raise it, shorten the "
+            'row or set data.long_rows = "drop"'
+        )
 
     def _may_be_cut(self, example: Example) -> bool:
         """Not a row with image tokens, nor one with a feature that has an item for each token."""

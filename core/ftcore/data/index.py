@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +94,8 @@ def index_rows(run: Run, source: RowSource, maker: str = "load_rows", code: str 
         _require_columns(rows, data.columns)
     if source.fingerprint:
         sizes = [len(trained), len(rows)]
-        about = [source.fingerprint, code, sizes, dict(data.columns), data.group, data.max_rows, data.max_bad_rows]
+        chosen = [data.max_rows, run.profile.run.seed] if data.max_rows else []
+        about = [source.fingerprint, code, sizes, dict(data.columns), data.group, chosen, data.max_bad_rows]
         folder = cached(
             run, "rows", key_for(about), lambda folder: _write(folder, _read(run, rows, len(trained), maker))
         )
@@ -137,24 +140,29 @@ def _require_columns(rows: Sequence[Row], columns: Mapping[str, str]) -> None:
 
 def _read(run: Run, rows: Joined[Row], trained: int, maker: str) -> _Found:
     data = run.profile.data
-    ranges = list(_ranges(len(rows), trained, data.max_rows, data.max_bad_rows))
-    count = sum(stop - start for start, stop in ranges)
-    task = _Reader(rows=rows, group=data.group, maker=maker)
+    places = _wanted(len(rows), trained, data.max_rows, run.profile.run.seed)
+    task = _Reader(rows=rows, places=places, group=data.group, maker=maker)
+    count = len(places)
+    ranges = [(start, min(start + ROWS_A_TASK, count)) for start in range(0, count, ROWS_A_TASK)]
     whole = _Found()
     origins = hashlib.sha256()
-    for (start, _), found in zip(ranges, in_order(task, ranges, processes(data.workers, count)), strict=True):
-        wanted = _first(found, data.max_rows - len(whole.places)) if data.max_rows and start < trained else found
-        _add(whole, wanted, data.max_bad_rows)
+    for found in in_order(task, ranges, processes(data.workers, count)):
+        _add(whole, found, data.max_bad_rows)
         origins.update(found.origins)
     return attrs.evolve(whole, origins=origins.digest())
 
 
-def _ranges(rows: int, trained: int, max_rows: int | None, max_bad_rows: int) -> Iterator[tuple[int, int]]:
-    """The training rows that can be needed, then the held-out ones."""
-    last = min(trained, max_rows + max_bad_rows) if max_rows else trained
-    for first, end in ((0, last), (trained, rows)):
-        for start in range(first, end, ROWS_A_TASK):
-            yield start, min(start + ROWS_A_TASK, end)
+def _wanted(rows: int, trained: int, most: int | None, seed: int) -> Sequence[int]:
+    """The places to read: all, or `most` of those to train on, and those that the source holds out.
+
+    One row is drawn from each of `most` stretches of equal length: each source, and each part of a sorted file, is
+    there in proportion.
+    """
+    if not most or most >= trained:
+        return range(rows)
+    draw = random.Random(f"data.max_rows {seed}")  # noqa: S311  # the same for the same seed
+    stretches = pairwise(trained * number // most for number in range(most + 1))
+    return array("Q", [*(draw.randrange(start, end) for start, end in stretches), *range(trained, rows)])
 
 
 def _add(whole: _Found, found: _Found, allowed: int) -> None:
@@ -167,27 +175,19 @@ def _add(whole: _Found, found: _Found, allowed: int) -> None:
     whole.groups.extend(found.groups)
 
 
-def _first(found: _Found, room: int) -> _Found:
-    """The first sound rows of a range, at most `room`, and the broken ones that are met before the last of them."""
-    if len(found.places) < room:
-        return found
-    columns = {name: getattr(found, name)[:room] for name in _COLUMNS}
-    last = found.places[room - 1] if room else -1
-    return _Found(**columns, broken=[broken for broken in found.broken if broken.place < last])
-
-
 @attrs.frozen(kw_only=True)
 class _Reader:
-    """The task: read a range of rows. Travels to other processes."""
+    """The task: read the rows at a range of `places`. Travels to other processes."""
 
     rows: Joined[Row]
+    places: Sequence[int]
     group: str
     maker: str
 
     def __call__(self, start: int, stop: int) -> _Found:
         found = _Found()
         origins = hashlib.sha256()
-        for place in range(start, stop):
+        for place in self.places[start:stop]:
             try:
                 row = self.rows[place]
                 content = number_of(row.values) if isinstance(row, Row) else 0

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ftcore.data.cache import key_for
+from ftcore.options import as_table
 from ftcore.plugins import Active, Plugins
-from ftcore.preflight import as_table
 
 
 def made_by(plugins: Plugins, hook: str) -> tuple[str, str]:

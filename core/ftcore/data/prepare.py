@@ -104,6 +104,8 @@ def assemble(
         collate=format_.collate,
         ledger=ledger,
         end_of_turn=format_.end_of_turn,
+        other_ends=format_.other_ends,
+        inner_ends=format_.inner_ends,
         never_trained=format_.never_trained,
         trains=format_.trains,
         packable=format_.packable,

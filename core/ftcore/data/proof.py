@@ -137,10 +137,12 @@ def _whole_fault(data: PreparedData, processor: Any, seen: _Seen) -> str:
 
 
 def _end_fault(data: PreparedData, processor: Any, token: int) -> str:
-    if token == data.end_of_turn:
+    ends = (*data.stops, *sorted(data.inner_ends))
+    if token in ends:
         return ""
-    last, wanted = (decode(processor, [each]) for each in (token, data.end_of_turn))
-    return f"the last trained token is {last!r}, not the end-of-turn token {wanted!r}; the model would never stop"
+    last, *wanted = (decode(processor, [each]) for each in (token, *ends))
+    named = " or ".join(map(repr, wanted))
+    return f"the last trained token is {last!r}, not the end-of-turn token {named}; the model would never stop"
 
 
 def _span_fault(data: PreparedData, processor: Any, example: Example, seen: _Seen) -> str:

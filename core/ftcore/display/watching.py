@@ -11,8 +11,9 @@ import attrs
 
 from ftcore.display.progress import Mark, Progress
 from ftcore.files import finite
+from ftcore.locks import Holder, holder_of
 from ftcore.manifest import read_manifest
-from ftcore.runs import Holder, holder_of, state_of
+from ftcore.runs import state_of
 from ftcore.tracking.cursor import Cursor
 from ftcore.tracking.following import news
 from ftcore.values import Event, Point, RunState

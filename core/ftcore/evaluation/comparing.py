@@ -84,15 +84,16 @@ def compare(
     wanted: Wanted,
     answering: Answering,
     draws: int,
+    sets: Sequence[str] = (),
     allow_changes: bool = False,
     display: Display | None = None,
 ) -> Comparison:
-    """Judge each of them on the same rows.
+    """Judge each of them on the same rows. `sets` are laid over the profile of every run.
 
     Raises `RunError` when the runs' own rows of a split differ, when one has no such weights, or when another process
     holds one of them.
     """
-    work = Bench(subjects, wanted, answering, allow_changes, display)
+    work = Bench(subjects, wanted, answering, display, sets=sets, allow_changes=allow_changes)
     rows, measured = work.measured()
     drawing = Draws(count=draws, seed=work.seed)
     ordered = {subject.name: measured[subject.name] for subject in subjects}
@@ -117,11 +118,13 @@ class Bench:
         subjects: Sequence[Subject],
         wanted: Wanted,
         answering: Answering,
-        allow_changes: bool,
         display: Display | None,
+        *,
+        sets: Sequence[str],
+        allow_changes: bool,
     ) -> None:
         self._subjects, self._wanted, self._answering = subjects, wanted, answering
-        self._allow, self._display = allow_changes, display
+        self._sets, self._allow, self._display = sets, allow_changes, display
         self._folders = list(dict.fromkeys(subject.folder for subject in subjects))
         self._manifests = {folder: read_manifest(folder) for folder in self._folders}
         self.seed = int(self._manifests[self._folders[0]].settings.get("run", {}).get("seed", 0))
@@ -175,7 +178,7 @@ class Bench:
 
     @contextmanager
     def _opened(self, folder: Path) -> Iterator[Opened]:
-        with opened(folder, allow_changes=self._allow, display=self._display) as run:
+        with opened(folder, sets=self._sets, allow_changes=self._allow, display=self._display) as run:
             yield attrs.evolve(self._answering.applied(run), stages=(*STAGES, *STEPS))
 
     def _chosen(self, run: Opened, prepared: Prepared, order: tuple[int, ...] | None) -> Rowset:

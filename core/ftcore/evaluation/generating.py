@@ -48,12 +48,14 @@ class Asking:
 class Reply:
     """One row's answer. `seconds` is what its batch of `batch` rows took, all of them together.
 
-    `tokens` are those of the answer's text. An answer is None, and `left_out` says why, for a row that was not asked.
+    `expected` is the reply that the row has, None if it has none. `tokens` are those of the answer's text. An answer
+    is None, and `left_out` says why, for a row that was not asked.
     """
 
     origin: str
     prompt: str = ""
     answer: str | None = None
+    expected: str | None = None
     tokens: int = 0
     seconds: float = 0.0
     batch: int = 0
@@ -66,6 +68,7 @@ class Reply:
         return {
             "origin": self.origin,
             "prompt": self.prompt,
+            "expected": self.expected,
             "answer": self.answer,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 6),
@@ -108,6 +111,7 @@ class Conversing:
                 origin=question.origin,
                 prompt=prompt_text(processor, question.example),
                 answer=text,
+                expected=question.example.replies[-1] if question.example.replies else None,
                 tokens=tokens_in(processor, text),
                 seconds=seconds,
                 batch=len(examples),

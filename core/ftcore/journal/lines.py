@@ -12,6 +12,9 @@ from typing import Any, TypeGuard
 LAST_STEP = 2**53
 """No run comes so far, and every view can count so far."""
 
+BLOCK = 2**16
+"""Bytes that are read at once from the end of a file."""
+
 
 def whole_lines(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
     """Every object from byte `start` on, with the byte behind its line. Lines of another kind are passed over.
@@ -30,6 +33,33 @@ def whole_lines(path: Path, start: int = 0) -> Iterator[tuple[dict[str, Any], in
             line = parsed(raw)
             if line is not None:
                 yield line, place
+
+
+def last_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The same objects, the last one first. Of a long file only the end is read, as far as it is asked for."""
+    rest, ends = b"", False  # `ends`: whether `rest` is the beginning of a whole line, or may be torn
+    for block in _last_blocks(path):
+        head, *raws = (block + rest).split(b"\n")
+        if raws and not ends:
+            raws.pop()
+            ends = True
+        rest = head
+        yield from (line for line in map(parsed, reversed(raws)) if line is not None)
+    line = parsed(rest) if ends else None
+    if line is not None:
+        yield line
+
+
+def _last_blocks(path: Path) -> Iterator[bytes]:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - BLOCK)
+            file.seek(start)
+            yield file.read(end - start)
+            end = start
 
 
 def parsed(raw: bytes) -> dict[str, Any] | None:

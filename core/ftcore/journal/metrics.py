@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ftcore.files import finite, replace_bytes
-from ftcore.journal.lines import is_step, number_of, parsed, whole_lines
+from ftcore.journal.lines import is_step, last_lines, number_of, parsed, whole_lines
 from ftcore.values import Point
 
 Line = dict[str, Any]
@@ -60,11 +60,17 @@ def point_of(line: Line) -> Point | None:
 
 def last_figure(path: Path, name: str) -> float:
     """The value of the last line that has one of that name; 0 without such a line."""
-    last = 0.0
-    for point in read_points(path):
-        value = point.metrics.get(name, math.nan)
-        last = value if math.isfinite(value) else last
-    return last
+    values = (point.metrics.get(name, math.nan) for point in _last_points(path))
+    return next((value for value in values if math.isfinite(value)), 0.0)
+
+
+def last_time(path: Path) -> float | None:
+    """When the last line was written; None without one that says so."""
+    return next((point.time for point in _last_points(path) if point.time), None)
+
+
+def _last_points(path: Path) -> Iterator[Point]:
+    return (point for point in map(point_of, last_lines(path)) if point is not None)
 
 
 def figure_by_step(path: Path, name: str) -> dict[int, float]:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from ftcore.journal.events import EventsLog
-from ftcore.journal.metrics import MetricsLog, cut_metrics
+from ftcore.journal.metrics import MetricsLog, cut_metrics, last_time
 from ftcore.values import Event, EventKind, Point
 
 METRICS = "metrics.jsonl"
@@ -50,9 +50,11 @@ class Journal:
     def begin(self, from_step: int, total_steps: int) -> None:
         """Training begins, or goes on. Points can be written from now on."""
         self.step = from_step
+        until = last_time(self._path)
         kept = cut_metrics(self._path, from_step)
         self._metrics = MetricsLog(self._path)
-        self.event(EventKind.STARTED, from_step=from_step, total_steps=total_steps, metrics_bytes=kept)
+        values = {"from_step": from_step, "total_steps": total_steps, "metrics_bytes": kept, "until": until}
+        self.event(EventKind.STARTED, **values)
 
     def stepped(self, step: int) -> None:
         """Events from now on come after `step`."""

@@ -6,7 +6,7 @@ import attrs
 
 from ftcore.hardware import cards
 from ftcore.hardware.machine import usable_memory
-from ftcore.planning.memory import GIB
+from ftcore.hardware.usage import GIB
 from ftcore.planning.setting import Device, device_of
 from ftcore.values import Profile
 

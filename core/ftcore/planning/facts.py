@@ -6,6 +6,8 @@ from enum import StrEnum
 
 import attrs
 
+from ftcore.values import SavedAs
+
 
 class Part(StrEnum):
     """Where in a model a layer lies."""
@@ -89,7 +91,8 @@ class ModelFacts:
     `base` is its own parameters, `added` those that adapters brought, and `trained` those of both that learn.
     `trained_base` are the model's own among them. `patches` are what the vision tower sees of one picture, and
     `image_tokens` what the language model gets from it; both are 0 for a model that reads text only. `positions` is
-    the longest row that the model can read, 0 if its configuration does not say.
+    the longest row that the model can read, 0 if its configuration does not say. `saved` is how the base's weights
+    are saved, if they are quantized.
     """
 
     base: int
@@ -104,6 +107,7 @@ class ModelFacts:
     image_tokens: int = 0
     positions: int = 0
     adapter: str = ""
+    saved: SavedAs | None = None
 
     @property
     def total(self) -> int:

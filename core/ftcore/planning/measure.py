@@ -1,7 +1,7 @@
 """Count a model that lies on the meta device. Walks it by what its modules have, and imports no framework.
 
-A linear layer is a module with `in_features`, `out_features` and a matrix as `weight`. Whatever wraps such a layer and
-was not there before is its adapter, whichever library made it.
+A linear layer is a module with `in_features`, `out_features` and a matrix as `weight`, or with `nx` and `nf`, as in
+GPT-2's family. Whatever wraps such a layer and was not there before is its adapter, whichever library made it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _VISION = re.compile(r"(^|\.)(vision|visual|image)\w*(\.|$)")
 _PROJECTOR = re.compile(r"(^|\.)\w*(projector|merger|connector)\w*(\.|$)")
 MATRIX = 2
 CUBE = 3
+SIDES = (("in_features", "out_features"), ("nx", "nf"))
+"""What modules call their inputs and outputs: those of torch, and `Conv1D` of transformers."""
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _BLOCK = re.compile(r"\.(\d+)\.")
 
@@ -47,7 +49,13 @@ def sketch(plugins: Plugins, run: Run) -> ModelFacts | None:
     Raises `RunError` for what is wrong with the model's configuration or the adapter's targets.
     """
     loaded = plugins.sketch_model(run)
-    return None if loaded is None else measure(loaded, lambda: plugins.adapt(run, loaded))
+    if loaded is None:
+        return None
+    facts = measure(loaded, lambda: plugins.adapt(run, loaded))
+    if loaded.saved is not None and not loaded.saved.whole and not facts.adapter:
+        fault = f"{loaded.base} is saved quantized ({loaded.saved.kind}), and such weights are not trained themselves"
+        raise RunError(f"model.id: {fault}; add [plugin.lora], or name the model with whole weights")
+    return facts
 
 
 def measure(loaded: Loaded, adapt: Callable[[], Loaded] | None = None) -> ModelFacts:
@@ -77,16 +85,21 @@ def _remember(model: Any) -> _Before:
 
 
 def _is_linear(module: Any) -> bool:
-    weight = getattr(module, "weight", None)
-    return hasattr(module, "in_features") and hasattr(module, "out_features") and getattr(weight, "ndim", 0) == MATRIX
+    return _sides(module) is not None and getattr(getattr(module, "weight", None), "ndim", 0) == MATRIX
+
+
+def _sides(module: Any) -> tuple[int, int] | None:
+    """Inputs and outputs; None for what is no linear layer."""
+    names = next((pair for pair in SIDES if all(hasattr(module, name) for name in pair)), None)
+    return None if names is None else (int(getattr(module, names[0])), int(getattr(module, names[1])))
 
 
 def _layer(name: str, module: Any, output: Any, routed: float) -> Layer:
-    block = _BLOCK.search(name)
+    block, (inputs, outputs) = _BLOCK.search(name), _sides(module) or (0, 0)
     return Layer(
         name=name,
-        inputs=int(module.in_features),
-        outputs=int(module.out_features),
+        inputs=inputs,
+        outputs=outputs,
         bias=getattr(module, "bias", None) is not None,
         part=Part.OUTPUT if module is output else _part(name),
         block=int(block[1]) if block else None,
@@ -121,6 +134,7 @@ def _facts(before: _Before, config: Any, adapted: Loaded) -> ModelFacts:
         image_tokens=image_tokens,
         positions=int(getattr(text, "max_position_embeddings", 0) or 0),
         adapter=adapted.adapter,
+        saved=adapted.saved,
     )
 
 
@@ -143,7 +157,7 @@ def _adapted_layers(model: Any, before: _Before) -> tuple[Layer, ...]:
 def _wrapped(layer: Layer, module: Any, wrapper: Any, *, own: bool) -> Layer:
     inner = {id(parameter) for parameter in module.parameters()}
     added = [item for item in wrapper.parameters() if id(item) not in inner and item.requires_grad]
-    if any(tuple(item.shape) == (layer.outputs, layer.inputs) for item in added):  # a copy that is trained whole
+    if any(tuple(item.shape) == tuple(module.weight.shape) for item in added):  # a copy that is trained whole
         return attrs.evolve(layer, trained=True, adapter=sum(item.numel() for item in added))
     ranks = [min(item.shape) for item in added if len(item.shape) == MATRIX]
     return attrs.evolve(

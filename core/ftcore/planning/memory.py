@@ -7,11 +7,10 @@ from types import MappingProxyType
 
 import attrs
 
+from ftcore.hardware.usage import GIB
 from ftcore.planning.activations import Activations, activations
 from ftcore.planning.facts import Layer, ModelFacts, Part
 from ftcore.planning.setting import FLOAT32, HALF, Setting
-
-GIB = 2**30
 
 CONTEXT: Mapping[str, float] = MappingProxyType({"cuda": 0.55 * GIB, "mps": 0.6 * GIB, "cpu": 0.9 * GIB})
 """What a process holds before it has a model: the driver's context with its kernels, or Python with its libraries."""

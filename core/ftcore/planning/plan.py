@@ -18,7 +18,7 @@ from ftcore.planning.setting import RowShape, Setting, processes_of, setting_of
 from ftcore.planning.speed import Speed, speed
 from ftcore.planning.storage import Storage, storage
 from ftcore.plugins import Plugins
-from ftcore.values import Profile, Quantization, Run, World
+from ftcore.values import Profile, Quantization, Run, SavedAs, World
 
 TOLERANCE = 1.1
 """What is planned may turn out larger by this."""
@@ -40,7 +40,7 @@ class Sketch:
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What a run needs. `fits` is None where the device's memory is not known.
+    """What a run needs. `fits` is None where the device's memory is not known, or what is needed.
 
     `assumed` says what is a guess rather than a count, in words for the user.
     """
@@ -56,7 +56,15 @@ class Plan:
     @property
     def fits(self) -> bool | None:
         """Whether the most that is held is within the device's memory."""
-        return None if self.budget.memory is None else self.memory.peak <= self.budget.memory
+        if self.budget.memory is None:
+            return None
+        within = self.memory.peak <= self.budget.memory
+        return within or (None if self.is_bound else False)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it may need far less, since nobody knows how large the weights are that are saved quantized."""
+        return self.facts.saved is not None and self.facts.saved.is_unknown
 
     @property
     def is_tight(self) -> bool:
@@ -74,7 +82,7 @@ def sketch_run(plugins: Plugins, run: Run) -> Sketch:
         raise RunError(f"{loaders} cannot show a model without its weights (hook sketch_model), so nothing is planned")
     return Sketch(
         facts=facts,
-        quantization=plugins.quantize(here),
+        quantization=plugins.quantize(here) or _kept(facts.saved),
         arguments=_arguments(plugins, here),
         exports=plugins.export_size(here, facts.base),
         processes=run.world.size if run.world.size > 1 else None,
@@ -99,12 +107,19 @@ def make_plan(profile: Profile, known: Sketch, rows: RowShape | None = None, sai
         budget=budget,
         memory=memory(facts, setting),
         speed=speed(facts, setting, tflops=budget.tflops, steps=steps_of(profile, rows)),
-        storage=storage(facts, setting, checkpoints=_kept(profile), exports=sum(known.exports.values())),
-        assumed=(*rows.assumed, *_assumed_processes(profile, known)),
+        storage=storage(facts, setting, checkpoints=_checkpoints(profile), exports=sum(known.exports.values())),
+        assumed=(*rows.assumed, *_assumed_processes(profile, known), *_assumed_weights(facts)),
     )
 
 
-def _kept(profile: Profile) -> int:
+def _kept(saved: SavedAs | None) -> Quantization | None:
+    """Weights that are saved quantized and stay so, as if they were quantized as they are read."""
+    if saved is None or saved.whole:
+        return None
+    return Quantization(name=saved.kind, options={}, bytes_per_weight=saved.bytes_per_weight, left_out=saved.left_out)
+
+
+def _checkpoints(profile: Profile) -> int:
     """The newest checkpoints, and the best one if evaluations say which it is."""
     train = profile.train
     return train.save_limit + (1 if train.eval_steps else 0)
@@ -115,6 +130,13 @@ def _assumed_processes(profile: Profile, known: Sketch) -> list[str]:
     if known.processes or profile.hardware.processes or nvidia_memory_gib():
         return []
     return ["one process on a machine, since no GPU is here to count (--set hardware.processes=8 plans for eight)"]
+
+
+def _assumed_weights(facts: ModelFacts) -> list[str]:
+    saved = facts.saved
+    if saved is None or not saved.is_unknown:
+        return []
+    return [f"weights that are as large as whole ones: how large saved ones are ({saved.kind}) is not known here"]
 
 
 def _anywhere(profile: Profile) -> Profile:

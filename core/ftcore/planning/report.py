@@ -8,10 +8,12 @@ from typing import Any
 
 import attrs
 
+from ftcore.hardware.usage import GIB
 from ftcore.planning.advice import Advice
-from ftcore.planning.memory import GIB, Memory
+from ftcore.planning.memory import Memory
 from ftcore.planning.plan import Plan
 from ftcore.planning.speed import TERA
+from ftcore.values import SavedAs
 
 WORDS: Mapping[str, str] = {
     "weights": "weights",
@@ -40,6 +42,7 @@ def plan_as_json(plan: Plan, advice: Sequence[Advice] = ()) -> dict[str, Any]:
         "fits": plan.fits,
         "tight": plan.is_tight,
         "device": {"kind": budget.device, "name": budget.name, "memory_gib": known, "tflops": budget.tflops},
+        "saved": None if facts.saved is None else attrs.asdict(facts.saved, filter=attrs.filters.exclude("left_out")),
         "parameters": {"total": facts.total, "trainable": facts.trained, "base": facts.base, "adapter": facts.added},
         "memory": memory_as_json(plan.memory),
         "batch": {
@@ -93,6 +96,8 @@ def plan_lines(plan: Plan, advice: Sequence[Advice] = (), elsewhere: str = "") -
 def verdict(plan: Plan) -> str:
     """One sentence."""
     peak, budget = f"{plan.memory.peak / GIB:.1f} GiB", plan.budget
+    if budget.memory is not None and plan.is_bound and not plan.fits:
+        return f"may not fit: at most {peak}, and {budget.name} has {budget.memory / GIB:.1f} GiB; see what is assumed"
     if budget.memory is None:
         return f"needs {peak} on {budget.name}; set hardware.memory to see whether it fits"
     there = f"{budget.memory / GIB:.1f} GiB of {budget.name}"
@@ -106,12 +111,19 @@ def _model_lines(plan: Plan) -> Iterator[str]:
     facts, setting = plan.facts, plan.setting
     share = f"{facts.trained / facts.total:.2%}" if facts.total else ""
     yield f"model          {facts.base:,} parameters"
+    if facts.saved is not None:
+        yield f"               {_saved(facts.saved)}"
     adapter = f" (adapter {facts.adapter})" if facts.adapter else ""
     yield f"trained        {facts.trained:,} of {facts.total:,}, {share}{adapter}"
     rows, shared = setting.rows, f" x {setting.sharding.name}" if setting.sharding.parts > 1 else ""
     pictures = f" and {rows.images} picture{'s' if rows.images > 1 else ''}" if rows.images else ""
     yield f"batch          {setting.micro} x {setting.accumulation}{shared} rows"
     yield f"               of up to {rows.longest} tokens{pictures}, {rows.trained} of them trained"
+
+
+def _saved(saved: SavedAs) -> str:
+    known = "" if saved.is_unknown else ", and made whole as they are read" if saved.whole else ", and kept so"
+    return f"its weights are saved quantized ({saved.kind}){known}"
 
 
 def _memory_lines(memory: Memory) -> Iterator[str]:

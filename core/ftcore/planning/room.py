@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from ftcore.disk import require_free, size
 from ftcore.errors import RunError
+from ftcore.hardware.usage import GIB
 from ftcore.planning.advice import advise
 from ftcore.planning.measure import NotPlannedError
-from ftcore.planning.memory import GIB
 from ftcore.planning.plan import TOLERANCE, Plan, Sketch, make_plan, sketch_run
 from ftcore.planning.rows import counted
 from ftcore.plugins import Plugins
@@ -27,7 +27,7 @@ def require_room(plugins: Plugins, run: Run, data: PreparedData) -> Mapping[str,
     if known is None or not len(data.train):
         return {}
     plan = make_plan(run.profile, known, counted(run.profile, known.facts, data))
-    if plan.budget.memory is not None and plan.memory.peak > TOLERANCE * plan.budget.memory:
+    if plan.fits is False and plan.memory.peak > TOLERANCE * (plan.budget.memory or 0.0):
         raise RunError(_refusal(run, known, plan))
     if not run.resumed:  # what it has written already is on the disk
         _require_disk(run, plan)

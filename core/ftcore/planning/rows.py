@@ -119,8 +119,10 @@ def count_rows(profile: Profile) -> int | None:
     if sum(path.stat().st_size for path in paths) > MOST_BYTES:
         return None
     weights = data.weights or (1.0,) * len(paths)
-    rows = sum(_lines(path) * weight for path, weight in zip(paths, weights, strict=False))
-    rows = min(rows, data.max_rows) if data.max_rows else rows
+    counts = [_lines(path) for path in paths]
+    rows = sum(count * weight for count, weight in zip(counts, weights, strict=False))
+    if data.max_rows:  # they are drawn from all files in proportion
+        rows *= min(1.0, data.max_rows / sum(counts))
     held_out = 0.0 if data.validation_path or data.validation_split else data.validation
     return max(1, round(rows * (1 - held_out)))
 

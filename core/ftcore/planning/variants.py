@@ -11,10 +11,10 @@ import attrs
 from ftcore.discovery import discover
 from ftcore.engine import planned
 from ftcore.errors import FtcoreError
+from ftcore.hardware.usage import GIB
 from ftcore.options import toml_value
 from ftcore.planning.advice import Change
 from ftcore.planning.facts import ModelFacts
-from ftcore.planning.memory import GIB
 from ftcore.planning.plan import Plan, Sketch, make_plan, quantization_of
 from ftcore.planning.rows import Said
 from ftcore.planning.setting import RowShape
@@ -60,7 +60,7 @@ def _replaced(
 ) -> Iterator[Change]:
     for name, hooks, cls in _others(loaded):
         small = "quantize" in hooks
-        if "adapt" not in hooks or (adapters and not small):
+        if "adapt" not in hooks or (adapters and not small) or (small and known.facts.saved):
             continue
         off, sets = [plugin.source.name for plugin in adapters], _carried(adapters, name, cls)
         words = f"[plugin.{name}] in the place of {f'[plugin.{off[0]}]' if off else 'training all weights'}"

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ftcore.errors import CrashError, FtcoreError
-from ftcore.files import disk_is_full
+from ftcore.errors import CrashError, FtcoreError, OutOfMemoryError
+from ftcore.files import disk_is_full, replace_text
 
 FILE = "TORCHELASTIC_ERROR_FILE"
 LOST = ("connection closed by peer", "connection reset by peer", "gloo", "nccl", "tcpstore", "connection refused")
@@ -38,18 +38,33 @@ def record_failure(error: Exception) -> bool:
         return False
     trace = "".join(traceback.format_exception(error))
     extra = {"timestamp": str(int(time.time())), "py_callstack": trace, "ftcore": _kind(error)}
+    document = json.dumps({"message": {"message": str(error), "extraInfo": extra}})
     with suppress(OSError):
-        Path(path).write_text(json.dumps({"message": {"message": str(error), "extraInfo": extra}}), "utf-8")
+        replace_text(Path(path), document, durable=False)  # whole: the agent, which reads it, may end this process now
         return True
     return False
 
 
 def _kind(error: Exception) -> dict[str, object]:
-    lost = lost_another(error)
-    told = isinstance(error, FtcoreError) and not isinstance(error, CrashError) and not lost
-    meant = told or disk_is_full(error.__cause__ or error)  # another attempt would find it full again
+    meant = comes_again(error) or disk_is_full(error.__cause__ or error)  # another attempt would find it full again
     code = error.exit_code if isinstance(error, FtcoreError) else 1
-    return {"meant": meant, "lost_another": lost, "exit_code": int(code)}
+    return {
+        "meant": meant,
+        "lost_another": lost_another(error),
+        "exit_code": int(code),
+        "smaller": smaller_batch(error),
+    }
+
+
+def comes_again(error: BaseException) -> bool:
+    """Whether another attempt would end the same way: what is told on purpose, unless smaller batches may fit."""
+    accident = isinstance(error, CrashError) or lost_another(error) or smaller_batch(error)
+    return isinstance(error, FtcoreError) and not accident
+
+
+def smaller_batch(error: BaseException) -> int:
+    """The micro-batch that all processes may fit with where memory has run out for one; else 0."""
+    return error.smaller if isinstance(error, OutOfMemoryError) else 0
 
 
 def lost_another(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from ftcore.display import Display, Steady
+from ftcore.ending import way_on_after
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
 from ftcore.manifest import new_manifest, now, read_manifest
 from ftcore.plugins import Plugins
@@ -46,8 +47,9 @@ def launch(plugins: Plugins, run: Run, display: Display, command: list[str], *, 
             return _outcome(run, code)
         except (FtcoreError, Interrupted) as error:
             _write_end(run, error)
-            if own:
-                shown.say(f"to go on: ftcore run --resume {run.folder}")
+            way_on = way_on_after(error, run.folder)
+            if own and way_on:
+                shown.say(way_on)
             raise
 
 
@@ -83,7 +85,7 @@ def _bench(run: Run, loaded: LoadedProfile) -> Iterator[Run]:
     folder = Path(tempfile.mkdtemp(prefix="ftcore-"))
     try:
         manifest = new_manifest(run.name, loaded.settings(), loaded.active)
-        write_profile(folder, manifest.settings)
+        write_profile(folder, loaded.settings())
         manifest.write(folder)
         yield attrs.evolve(run, folder=folder)
     finally:

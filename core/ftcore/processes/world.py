@@ -24,9 +24,12 @@ def enter_world(environment: MutableMapping[str, str] = os.environ) -> World:
     """The world that this process was started in; alone, if nobody says otherwise.
 
     For Slurm, which speaks of tasks, what torch reads is written into `environment`. Raises `ProfileError` for
-    numbers that make no world.
+    numbers that make no world, and in a job's script that is none of its tasks.
     """
     if "SLURM_PROCID" in environment and "WORLD_SIZE" not in environment:
+        if is_job_script(environment):
+            here = f"this is the script of a Slurm job of {environment['SLURM_NTASKS']} tasks, and none of them"
+            raise ProfileError(f"{here}; write srun before the command, or ask for one task (sbatch --ntasks=1)")
         environment.update(_from_slurm(environment))
         started_by = "slurm"
     else:
@@ -79,6 +82,12 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
         return int(text)
     except ValueError:
         raise ProfileError(f"{name}={text} in the environment is no whole number; unset it or mend it") from None
+
+
+def is_job_script(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether sbatch runs this, once and numbered like the first task: the others, which srun starts, never come."""
+    started = {"SLURM_PROCID", "SLURM_NTASKS"} <= environment.keys() and "WORLD_SIZE" not in environment
+    return started and "SLURM_STEP_ID" not in environment and _number(environment, "SLURM_NTASKS", 1) > 1
 
 
 def _from_slurm(environment: Mapping[str, str]) -> dict[str, str]:

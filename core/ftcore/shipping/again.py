@@ -16,9 +16,9 @@ from ftcore.evaluation.judge import Judge
 from ftcore.files import sync_tree
 from ftcore.manifest import Manifest, read_manifest
 from ftcore.planning.room import export_sizes
-from ftcore.reopening import STAGES, Opened, Reopened, opened, reopen, saved_in
+from ftcore.reopening import STAGES, Opened, Reopened, opened, reopen
 from ftcore.report.document import write_report
-from ftcore.runs import PROFILE
+from ftcore.runs import PROFILE, saved_in
 from ftcore.shipping.against import run_of
 from ftcore.shipping.choice import Choice, choose
 from ftcore.shipping.delivery import hand_over

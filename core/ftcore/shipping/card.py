@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import attrs
 from ftcore.files import replace_text
 from ftcore.manifest import FILE as MANIFEST
 from ftcore.manifest import Manifest, new_manifest, read_manifest
+from ftcore.runs import saved_in
 from ftcore.shipping.front_matter import Subject, front_matter
-from ftcore.shipping.verification import PLACE
+from ftcore.shipping.wording import cell, clean, name_in, number, plain, without_places
 from ftcore.values import Artifact, Run, Verdict
 
 __all__ = ["FILE", "write_card"]
@@ -32,7 +32,7 @@ def write_card(folder: Path, run: Run, artifacts: Sequence[Artifact] = ()) -> No
 
     No path of this machine, and no row of the data, is in it. An artifact's `details["run"]` says how to run it.
     """
-    saved = next((run.folder / name for name in ("adapter", "model") if (run.folder / name).is_dir()), run.folder)
+    saved = saved_in(run.folder) or run.folder
     subject = Subject(folder=folder, home=run.folder, saved=saved, manifest=_manifest(run), artifacts=tuple(artifacts))
     replace_text(folder / FILE, "\n".join([*front_matter(subject), "", *_body(subject), ""]))
 
@@ -44,7 +44,7 @@ def _manifest(run: Run) -> Manifest:
 
 
 def _body(subject: Subject) -> Iterator[str]:
-    yield f"# {_plain(subject.manifest.name)}"
+    yield f"# {plain(subject.manifest.name)}"
     yield ""
     yield _origin(subject)
     yield from _failures(subject)
@@ -52,6 +52,7 @@ def _body(subject: Subject) -> Iterator[str]:
         ("Files", _files(subject)),
         ("How to run", _commands(subject)),
         ("Images", _images(subject)),
+        ("Chat template", _chat_template(subject.manifest)),
         ("Results", _results(subject.manifest)),
         ("Data", _data(subject)),
         ("Training", _rows(_hyper_parameters(subject))),
@@ -67,10 +68,10 @@ def _origin(subject: Subject) -> str:
     base = subject.hub_base
     if base:
         revision = subject.manifest.model.get("revision", "")
-        pinned = f", revision `{_plain(revision)}`" if revision else ""
-        source = f"[{_plain(base)}](https://huggingface.co/{_plain(base)}){pinned}"
+        pinned = f", revision `{plain(revision)}`" if revision else ""
+        source = f"[{plain(base)}](https://huggingface.co/{plain(base)}){pinned}"
     else:
-        source = f"a local model, `{_plain(subject.base)}`" if subject.base else "a local model"
+        source = f"a local model, `{plain(subject.base)}`" if subject.base else "a local model"
     return (
         f"Fine-tuned from {source}, by [ftcore](https://pypi.org/project/ftcore/) on {subject.manifest.created[:10]}."
     )
@@ -79,7 +80,7 @@ def _origin(subject: Subject) -> str:
 def _failures(subject: Subject) -> Iterator[str]:
     for artifact in subject.artifacts:
         if artifact.proof.verdict is Verdict.FAILED:
-            name = _name(subject, artifact)
+            name = name_in(subject, artifact)
             yield from ("", f"**`{name}` failed: do not ship.** It does not answer like the model that was trained.")
 
 
@@ -92,15 +93,15 @@ def _files(subject: Subject) -> Iterator[str]:
     yield "|---|---|---|---|"
     for artifact in subject.artifacts:
         proof = artifact.proof
-        figures = "; ".join(filter(None, [_figures(proof.figures), _clean(subject, proof.note)]))
+        figures = "; ".join(filter(None, [_figures(proof.figures), clean(subject, proof.note)]))
         verdict = "**failed: do not ship**" if proof.verdict is Verdict.FAILED else str(proof.verdict)
-        yield f"| `{_cell(_name(subject, artifact))}` | {_details(subject, artifact)} | {verdict} | {figures} |"
+        yield f"| `{cell(name_in(subject, artifact))}` | {_details(subject, artifact)} | {verdict} | {figures} |"
 
 
 def _details(subject: Subject, artifact: Artifact) -> str:
     details = {name: value for name, value in artifact.details.items() if name != RUN and value}
     told = [f"{name.replace('_', ' ')} {value}" for name, value in details.items()]
-    return "; ".join([artifact.kind, *(_clean(subject, text) for text in told)])
+    return "; ".join([artifact.kind, *(clean(subject, text) for text in told)])
 
 
 def _commands(subject: Subject) -> Iterator[str]:
@@ -110,8 +111,8 @@ def _commands(subject: Subject) -> Iterator[str]:
     for artifact in here:
         text = artifact.details.get(RUN, "").strip("\n")
         if text and artifact.proof.verdict is not Verdict.FAILED:
-            lines = [_without_places(subject, line).replace("```", "") for line in text.splitlines()]
-            yield from (f"`{_name(subject, artifact)}`:", "", "```", *lines, "```", "")
+            lines = [without_places(subject, line).replace("```", "") for line in text.splitlines()]
+            yield from (f"`{name_in(subject, artifact)}`:", "", "```", *lines, "```", "")
 
 
 def _load_adapter(subject: Subject) -> Iterator[str]:
@@ -145,6 +146,16 @@ def _pan_and_scan(table: Mapping[str, Any]) -> dict[str, Any]:
     return {"do_pan_and_scan": True, **{new: table[old] for old, new in names.items() if old in table}}
 
 
+def _chat_template(manifest: Manifest) -> Iterator[str]:
+    """What a saved template does not keep: the variables that prompts were made with."""
+    for table in _tables(manifest):
+        variables = table.get("chat_template_kwargs")
+        if isinstance(variables, Mapping) and variables:
+            yield "The model was trained with variables of its chat template; give them with each call:"
+            call = f"tokenizer.apply_chat_template(messages, add_generation_prompt=True, **{dict(variables)})"
+            yield from ("", "```python", call, "```")
+
+
 def _results(manifest: Manifest) -> Iterator[str]:
     before, after = manifest.scores["before"], manifest.scores["after"]
     judged = {"loss, nats a trained token": (manifest.loss["before"], manifest.loss["after"])}
@@ -157,18 +168,18 @@ def _results(manifest: Manifest) -> Iterator[str]:
         yield "| | before | after |"
         yield "|---|---|---|"
         for name, values in known.items():
-            yield f"| {_cell(name)} | {' | '.join(_number(value) for value in values)} |"
+            yield f"| {cell(name)} | {' | '.join(number(value) for value in values)} |"
 
 
 def _data(subject: Subject) -> Iterator[str]:
     manifest, ledger = subject.manifest, subject.manifest.data.get("ledger", {})
     if subject.data_set:
-        name = _plain(subject.data_set)
+        name = plain(subject.data_set)
         yield f"[{name}](https://huggingface.co/datasets/{name})"
         yield ""
     if ledger:
         rows = f"{ledger['rows']} rows: {ledger['trained']} trained on, {ledger['held_out']} held out"
-        dropped = "".join(f", {count} dropped ({_clean(subject, why)})" for why, count in ledger["dropped"].items())
+        dropped = "".join(f", {count} dropped ({clean(subject, why)})" for why, count in ledger["dropped"].items())
         yield f"{rows}{dropped}. None of them is shown here."
     if manifest.data.get("fingerprint"):
         yield ""
@@ -202,9 +213,9 @@ def _versions(manifest: Manifest) -> Mapping[str, Any]:
 
 
 def _terms(subject: Subject) -> Iterator[str]:
-    base = _plain(subject.hub_base)
+    base = plain(subject.hub_base)
     see = f", see [{base}](https://huggingface.co/{base})," if base else ""
-    named = f"is {_plain(subject.license)}" if subject.license else "is unknown"
+    named = f"is {plain(subject.license)}" if subject.license else "is unknown"
     yield f"The base model's licence {named}; its terms{see} and those of the data apply."
 
 
@@ -212,7 +223,7 @@ def _rows(values: Mapping[str, Any]) -> Iterator[str]:
     if values:
         yield "| | |"
         yield "|---|---|"
-        yield from (f"| {_cell(name)} | {_cell(value)} |" for name, value in values.items())
+        yield from (f"| {cell(name)} | {cell(value)} |" for name, value in values.items())
 
 
 def _listed(value: Any) -> Any:
@@ -226,47 +237,4 @@ def _tables(manifest: Manifest) -> Iterator[Mapping[str, Any]]:
 
 
 def _figures(figures: Mapping[str, float]) -> str:
-    return ", ".join(f"{_cell(name)} {_number(value)}" for name, value in figures.items())
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def _name(subject: Subject, artifact: Artifact) -> str:
-    if artifact.path == subject.folder:
-        return "./"
-    for place in (subject.folder, subject.folder.parent):
-        if artifact.path.is_relative_to(place):
-            return _plain(artifact.path.relative_to(place).as_posix())
-    return _plain(artifact.path.name)
-
-
-def _clean(subject: Subject, text: str) -> str:
-    return _cell(_without_places(subject, text))
-
-
-def _without_places(subject: Subject, text: str) -> str:
-    """`text` with names in place of paths: a reader has other folders, and is told nothing of this machine's."""
-    for artifact in subject.artifacts:
-        for spelling in _spellings(artifact.path):
-            text = text.replace(spelling, artifact.path.name)
-    for folder in (subject.folder, subject.home):
-        for spelling in _spellings(folder):
-            text = text.replace(f"{spelling}/", "")
-    return PLACE.sub(r"\1", text)
-
-
-def _spellings(path: Path) -> set[str]:
-    """A path as text, and between the quotes that Python and a shell put around it."""
-    text = str(path)
-    return {text, repr(text)[1:-1], shlex.quote(text).removeprefix("'").removesuffix("'")}
-
-
-def _cell(value: Any) -> str:
-    return _plain(str(value)).replace("|", "\\|")
-
-
-def _plain(text: str) -> str:
-    """One line, in which no character opens a tag or a code span."""
-    return " ".join(text.replace("<", "&lt;").replace("`", "'").split())
+    return ", ".join(f"{cell(name)} {number(value)}" for name, value in figures.items())

@@ -34,6 +34,16 @@ def hand_over(
     return places
 
 
+def what_is_there(shipment: Shipment, artifacts: Sequence[Artifact]) -> str:
+    """One sentence for when exports have failed: the model that they are made from, and what became of each."""
+    found: dict[Verdict, list[str]] = {}
+    for artifact in filter(shipment.holds, artifacts):
+        found.setdefault(artifact.proof.verdict, []).append(artifact.path.name)
+    exports = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in found.items()) or "nothing is exported"
+    again = f"to export again, without training: {shipment.again()}"
+    return f"the run is trained, and saved in {shipment.saved}; {exports}; {again}"
+
+
 def _write_cards(shipment: Shipment, artifacts: Sequence[Artifact]) -> None:
     """A card in each artifact's folder about what lies there, and one beside the weights about all of it.
 

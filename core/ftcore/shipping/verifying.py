@@ -9,10 +9,11 @@ import attrs
 from ftcore.assembly import build_plugins
 from ftcore.discovery import discover
 from ftcore.errors import ProfileError, RunError
+from ftcore.locks import borrowed
 from ftcore.manifest import Manifest, read_manifest
 from ftcore.plugins import Active, implemented_hooks
 from ftcore.report.document import write_report
-from ftcore.runs import PROFILE, borrowed
+from ftcore.runs import PROFILE
 from ftcore.shipping.against import Against, Say, compared_with, run_of
 from ftcore.shipping.exporting import EXPORTS, step_below
 from ftcore.shipping.installed import with_defaults

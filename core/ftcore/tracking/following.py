@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import attrs
 
 from ftcore.errors import RunError
-from ftcore.journal.events import event_of, read_events
-from ftcore.journal.lines import whole_lines
+from ftcore.journal.events import event_of
+from ftcore.journal.lines import last_lines, whole_lines
 from ftcore.journal.metrics import point_of
 from ftcore.journal.writing import EVENTS, METRICS
 from ftcore.manifest import read_manifest
@@ -80,13 +80,12 @@ def news(folder: Path, cursor: Cursor) -> Iterator[News]:
 
 def ending(folder: Path) -> tuple[RunState, str]:
     """How the run in `folder` has ended, and why; without a word it was killed, and has failed."""
-    found: tuple[RunState, str] | None = None
-    for event in read_events(folder / EVENTS):
+    for event in filter(None, map(event_of, last_lines(folder / EVENTS))):
         if event.kind is EventKind.ENDED:
-            found = _state_of(event)
-        elif event.kind in (EventKind.STAGE, EventKind.STARTED):  # it goes on
-            found = None
-    return found or _of_manifest(folder)
+            return _state_of(event)
+        if event.kind in (EventKind.STAGE, EventKind.STARTED):  # it went on
+            break
+    return _of_manifest(folder)
 
 
 def _of_manifest(folder: Path) -> tuple[RunState, str]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ftcore.runs import has_worker
+from ftcore.locks import has_worker
 
 LOOK_SECONDS = 0.5
 

@@ -10,10 +10,11 @@ import attrs
 
 from ftcore.assembly import build_plugins
 from ftcore.errors import ProfileError, RunError, printable
+from ftcore.locks import borrowed
 from ftcore.manifest import read_manifest
 from ftcore.plugins import Active, implemented_hooks
 from ftcore.preflight import LoadedProfile, load_profile
-from ftcore.runs import PROFILE, borrowed
+from ftcore.runs import PROFILE
 from ftcore.tracking.beside import send_rest
 from ftcore.tracking.cursor import FOLDER, Cursor, cursor_file, write_cursor
 from ftcore.tracking.following import left

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from ftcore.values.rows import MASKED, Collate, Drop, Example, Format, Ledger, Part, PreparedData, Row, Rows, RowSource
+from ftcore.values.rows import (
+    MASKED,
+    TOO_LONG,
+    Collate,
+    Drop,
+    Example,
+    Format,
+    Ledger,
+    Part,
+    PreparedData,
+    Row,
+    Rows,
+    RowSource,
+)
 from ftcore.values.runs import Artifact, Outcome, Profile, Proof, Run, RunState, Sample, Verdict
 from ftcore.values.training import (
     Control,
@@ -11,6 +24,7 @@ from ftcore.values.training import (
     Prediction,
     Quantization,
     RowLoss,
+    SavedAs,
     Step,
     StopRequest,
     Trainer,
@@ -20,6 +34,7 @@ from ftcore.values.world import World
 
 __all__ = [
     "MASKED",
+    "TOO_LONG",
     "Artifact",
     "Collate",
     "Control",
@@ -47,6 +62,7 @@ __all__ = [
     "Run",
     "RunState",
     "Sample",
+    "SavedAs",
     "Step",
     "StopRequest",
     "Tracker",

@@ -92,6 +92,10 @@ class Example:
         return self.input_ids[:start]
 
 
+TOO_LONG = "longer than train.max_length"
+"""Reason to drop a row that has more tokens; where `data.long_rows` says so, it is an error."""
+
+
 @attrs.frozen(kw_only=True)
 class Drop:
     """A row that is not trained, and why: `reason` is a short phrase that many rows share."""
@@ -139,22 +143,26 @@ class Format:
     raises `RowError` for a row that is not what the format takes. `processor` is what the run goes on with and
     is saved with the model: the one that was given, or a copy with another chat template, say.
 
-    `end_of_turn` is the token that ends each reply. `never_trained` are tokens that no label may hold, such as
+    `end_of_turn` is the token that ends a reply. A template may end replies of another kind with `other_ends`, such as
+    calls of tools, and those in the midst of a conversation with `inner_ends`; they are trained as well, and answers
+    stop at all of these but the last. `never_trained` are tokens that no label may hold, such as
     image tokens. `trains` says whether replies alone are trained, or every token but the first. `packable`
     says that rows may be laid end to end in one sequence. `fingerprint` is a SHA-256 over all that `encode`
     depends on but the rows, the plugin's code and options, and the length policy: the tokenizer, the chat
     template, what was guessed from the first rows. Without one, nothing is kept for the next run.
 
     The last two let a model be asked what nobody has answered yet. `ask` is `encode` for rows that may lack their
-    reply; `prompt_ids` of its examples count, and nothing else of them. `question` answers the columns of such a row
-    for a text and the paths of images, and raises `RunError` for what the format has no place for. Without them,
-    rows must have a reply, and a text alone cannot be asked.
+    reply; `prompt_ids` of its examples count, and `replies`, which are empty for such a row. `question` answers the
+    columns of one for a text and the paths of images, and raises `RunError` for what the format has no place for.
+    Without them, rows must have a reply, and a text alone cannot be asked.
     """
 
     encode: Callable[[Sequence[Row]], Iterable[Example | Drop]]
     collate: Collate
     processor: Any
     end_of_turn: int
+    other_ends: frozenset[int] = frozenset()
+    inner_ends: frozenset[int] = frozenset()
     never_trained: frozenset[int] = frozenset()
     trains: Literal["replies", "everything"] = "replies"
     packable: bool = True
@@ -176,6 +184,13 @@ class PreparedData:
     collate: Collate
     ledger: Ledger
     end_of_turn: int
+    other_ends: frozenset[int] = frozenset()
+    inner_ends: frozenset[int] = frozenset()
     never_trained: frozenset[int] = frozenset()
     trains: Literal["replies", "everything"] = "replies"
     packable: bool = True
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The tokens at which an answer stops, `end_of_turn` first."""
+        return self.end_of_turn, *sorted(self.other_ends - {self.end_of_turn})

@@ -28,6 +28,25 @@ class Quantization:
 
 
 @attrs.frozen(kw_only=True)
+class SavedAs:
+    """How the weights of a base model lie in its files, where they are saved quantized; `kind` such as `nf4` or `gptq`.
+
+    With `whole` they are made whole as they are read. Otherwise they stay as they are, and `bytes_per_weight` and
+    `left_out` are those of `Quantization`; without `bytes_per_weight`, nobody knows how large they are in memory.
+    """
+
+    kind: str
+    bytes_per_weight: float | None = None
+    left_out: tuple[str, ...] = ()
+    whole: bool = False
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nobody knows how large the weights are in memory."""
+        return not self.whole and self.bytes_per_weight is None
+
+
+@attrs.frozen(kw_only=True)
 class Loaded:
     """A model with its tokenizer or processor.
 
@@ -35,6 +54,7 @@ class Loaded:
     `adapter` names the kind of trainable adapter, and is empty when all weights are trained.
     `rate_factors` maps regular expressions to what `train.learning_rate` is multiplied by for the parameters
     whose whole name they match; the first match counts. `license` is the base model's, as its card names it.
+    A sketch says in `saved` how the base's weights are saved, if they are quantized.
     """
 
     model: Any
@@ -44,6 +64,7 @@ class Loaded:
     adapter: str = ""
     rate_factors: Mapping[str, float] = attrs.field(factory=dict)
     license: str = ""
+    saved: SavedAs | None = None
 
 
 @attrs.frozen(kw_only=True)

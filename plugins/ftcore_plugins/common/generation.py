@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
@@ -13,15 +14,15 @@ def own_stops(model: Any) -> list[int]:
     return [own] if isinstance(own, int) else list(own or [])
 
 
-def stop_tokens(model: Any, end_of_turn: int) -> list[int]:
-    """The same, and the one that it is trained to end with."""
-    return list(dict.fromkeys([*own_stops(model), end_of_turn]))
+def stop_tokens(model: Any, ends: Iterable[int]) -> list[int]:
+    """The same, and those that it is trained to end with."""
+    return list(dict.fromkeys([*own_stops(model), *ends]))
 
 
-def stop_at(model: Any, end_of_turn: int) -> None:
+def stop_at(model: Any, ends: Iterable[int]) -> None:
     """Make the model's generation end there, also once it is saved."""
     config = model.generation_config
-    config.eos_token_id = stop_tokens(model, end_of_turn)
+    config.eos_token_id = stop_tokens(model, ends)
     if not config.do_sample:
         for name in SAMPLING:  # without sampling they do nothing, and transformers refuses to save them
             setattr(config, name, None)

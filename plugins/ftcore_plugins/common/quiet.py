@@ -43,6 +43,17 @@ def no_deprecations() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def no_false_patterns() -> Iterator[None]:
+    """Without PEFT's word that patterns for the rank were ignored, which nobody set.
+
+    It makes them itself for experts that lie in one tensor, goes by them, and then looks for them among the modules.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"The following (rank|alpha)_pattern keys did not match", RuntimeWarning)
+        yield
+
+
 def no_telemetry() -> None:
     """Before DeepSpeed is imported, which accelerate does as soon as it is installed, also for runs without it.
 

@@ -27,6 +27,7 @@ __all__ = [
     "judged",
     "machine",
     "model_facts",
+    "noticed",
 ]
 
 COUNTED = ("target", "predicted", "confusion")
@@ -117,6 +118,12 @@ def artifact_facts(event: Event, folder: Path) -> dict[str, str | int | float | 
     figures = {f"{name}/{key}": value for key, value in _table(proof.get("figures")).items() if _is_number(value)}
     note = {f"{name}/note": str(proof["note"])} if proof.get("note") else {}
     return {f"{name}/path": str(place), f"{name}/verdict": str(proof.get("verdict", "")), **note, **figures}
+
+
+def noticed(event: Event) -> tuple[str, str]:
+    """Of a `notice` event, its sign, and in a line what was seen, what to try and where that is explained."""
+    told = [event.values.get(name) for name in ("text", "advice", "page")]
+    return str(event.values.get("sign", "notice")), "; ".join(str(part) for part in told if part)
 
 
 def machine(folder: Path) -> dict[str, str | int | float | bool]:

@@ -62,9 +62,13 @@ class Plateau:
 
 
 def spent(events: Iterable[Event], points: Iterable[Point]) -> float:
-    """Seconds that earlier attempts took: each from its first stage to its last sign of life."""
+    """Seconds that earlier attempts took: each from its first stage to its last sign of life.
+
+    Of points that were cut, since their steps were taken again, the event of that moment has the last time.
+    """
     told = [*events]
     begun = [event.time for event in told if event.kind is EventKind.STAGE and event.values.get("number") == 1]
-    signs = sorted([*(event.time for event in told), *(point.time for point in points)])
+    cut = [until for event in told if isinstance(until := event.values.get("until"), float)]
+    signs = sorted([*(event.time for event in told), *(point.time for point in points), *cut])
     attempts = pairwise([*begun, math.inf])
     return math.fsum(max(0.0, signs[bisect_left(signs, after) - 1] - begin) for begin, after in attempts)

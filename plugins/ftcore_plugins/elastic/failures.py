@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -16,7 +19,10 @@ PATIENCE = 25.0
 
 @attrs.frozen(kw_only=True)
 class Ending:
-    """How one worker ended. `exit_code` is negative for a signal; `at` is in seconds since 1970."""
+    """How one worker ended. `exit_code` is negative for a signal; `at` is in seconds since 1970.
+
+    `smaller` is the micro-batch that all may go on with, if memory has run out.
+    """
 
     rank: int
     exit_code: int
@@ -25,21 +31,41 @@ class Ending:
     meant: bool = False
     lost_another: bool = False
     error_code: int = 1
+    smaller: int = 0
+
+
+PARTED = Ending(rank=0, exit_code=1, at=0.0, message="the first machine has left the meeting")
+"""What another machine knows when it has started its workers, and none of them has said more."""
+
+
+def left_in(logs: Path) -> list[Ending]:
+    """How the workers of this machine ended, where the agent has not come to tell: the meeting was gone before."""
+    found = []
+    for path in sorted(logs.rglob("error.json")):
+        with suppress(OSError, ValueError, KeyError):  # half written
+            data = json.loads(path.read_text("utf-8"))
+            found.append(_ending(int(path.parent.name), 1, data["message"]["extraInfo"]["timestamp"], data))
+    return found
 
 
 def ending_of(rank: int, failure: Any) -> Ending:
     """From torch's `ProcessFailure`, and what the worker left in its error file."""
-    message = failure.error_file_data.get("message", "")
+    return _ending(rank, failure.exitcode, failure.timestamp, failure.error_file_data)
+
+
+def _ending(rank: int, exit_code: int, at: Any, left: Mapping[str, Any]) -> Ending:
+    message = left.get("message", "")
     told: Mapping[str, Any] = message if isinstance(message, Mapping) else {"message": message}
     known = told.get("extraInfo", {}).get("ftcore", {})
     return Ending(
         rank=rank,
-        exit_code=failure.exitcode,
-        at=float(failure.timestamp),
+        exit_code=exit_code,
+        at=float(at),
         message=str(told.get("message", "")) if known else "",
         meant=bool(known.get("meant")),
         lost_another=bool(known.get("lost_another")),
         error_code=int(known.get("exit_code", 1)),
+        smaller=int(known.get("smaller", 0)),
     )
 
 

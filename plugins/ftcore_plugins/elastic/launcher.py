@@ -13,6 +13,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -22,7 +24,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ftcore.api import Run, RunError
 from ftcore_plugins.elastic import here
-from ftcore_plugins.elastic.failures import Ending, ending_of, known_reason, what_happened
+from ftcore_plugins.elastic.failures import PARTED, Ending, ending_of, known_reason, left_in, what_happened
 from ftcore_plugins.elastic.network import interface_of, is_free, own_address
 
 RESUMABLE, INTERRUPTED = 75, 130
@@ -41,27 +43,44 @@ class Launcher:
         self._run = run
         self._command = command
         self._hardware = run.profile.hardware
+        self._restarts = 0
+        self._rows = 0  # of the micro-batches that memory was too small for, the half; 0 before it was
         self._log = logging.getLogger("ftcore.plugins.elastic")
 
     def run(self) -> int:
         """See `Elastic.launch`."""
         _hush_agent()
-        most = self._hardware.max_restarts
-        for restart in range(most + 1):
+        for restart in count():
             try:
                 endings = self._attempt(restart)
             except SignalException as stop:
                 return INTERRUPTED if stop.sigval.name == "SIGINT" else RESUMABLE
             if not endings:
                 return 0
-            reason = known_reason(endings)
-            if reason is not None:
-                raise reason
-            happened = what_happened(endings, str(self._run.folder / "ranks"))
-            if restart < most:
-                self._log.warning("%s; starting again from the last checkpoint (%d of %d)", happened, restart + 1, most)
-        used_up = f"; hardware.max_restarts = {most} is used up" if most else ""
-        raise RunError(f"{happened}{used_up}")
+            self._require_another_chance(endings)
+        raise AssertionError("a count has no end")
+
+    def _require_another_chance(self, endings: Sequence[Ending]) -> None:
+        """Raise what has ended the run, unless another attempt may fare better; say so."""
+        short = [ending for ending in endings if 0 < ending.smaller < (self._rows or ending.smaller + 1)]
+        if short:  # no accident: it does not count as a restart, and cannot go on for ever
+            self._rows = short[0].smaller
+            self._log.warning(
+                "rank %d ran out of memory; starting again from the last checkpoint in micro-batches of %d, the batch"
+                " stays as it is; set train.micro_batch_size = %d",
+                short[0].rank,
+                self._rows,
+                self._rows,
+            )
+            return
+        reason = known_reason(endings)
+        if reason is not None:
+            raise reason
+        happened, most = what_happened(endings, str(self._run.folder / "ranks")), self._hardware.max_restarts
+        if self._restarts == most:
+            raise RunError(f"{happened}; hardware.max_restarts = {most} is used up" if most else happened)
+        self._restarts += 1
+        self._log.warning("%s; starting again from the last checkpoint (%d of %d)", happened, self._restarts, most)
 
     def _attempt(self, restart: int) -> list[Ending]:
         """Start the workers and wait; how those ended that failed."""
@@ -73,7 +92,9 @@ class Launcher:
             except ChildFailedError as error:
                 return [ending_of(rank, failure) for rank, failure in error.failures.items()]
             except (RendezvousError, TimeoutError) as error:
-                raise RunError(self._unreachable()) from error
+                if not any(Path(logs).iterdir()):  # no worker was started
+                    raise RunError(self._unreachable()) from error
+                return left_in(Path(logs)) or [PARTED]
         return []
 
     def _config(self, restart: int, logs: str) -> LaunchConfig:

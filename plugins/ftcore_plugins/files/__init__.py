@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 
-from ftcore.api import Part, Problem, RowSource, Run, RunError, hookimpl
+from ftcore.api import Part, Problem, Row, RowSource, Run, RunError, hookimpl
 from ftcore_plugins.files.choice import Choice, choose, option_faults
 from ftcore_plugins.files.faults import DataFault
+from ftcore_plugins.files.hub import hub_errors
 from ftcore_plugins.files.places import DataFile
 from ftcore_plugins.files.rows import FileRows
 from ftcore_plugins.files.spool import indexed
 from ftcore_plugins.files.start import faults_at_the_start
 
 SHOWN_PROBLEMS = 10
+LOG = logging.getLogger("ftcore.plugins.files")
 
 
 class Files:
@@ -33,10 +36,12 @@ class Files:
             return [fault.problem() for fault in faults]
         try:
             choice = choose(data)
-            faults = faults_at_the_start(choice.trained, data.max_rows) + faults_at_the_start(choice.validation)
+            faults = faults_at_the_start(choice.trained) + faults_at_the_start(choice.validation)
         except DataFault as fault:
             return [fault.problem()]
-        return [fault.problem() for fault in faults[:SHOWN_PROBLEMS]] if len(faults) > data.max_bad_rows else []
+        if data.max_rows or len(faults) <= data.max_bad_rows:  # which rows will be read is not known yet
+            return []
+        return [fault.problem() for fault in faults[:SHOWN_PROBLEMS]]
 
     @hookimpl
     def load_rows(self, run: Run) -> RowSource:
@@ -51,7 +56,18 @@ def _row_source(run: Run, choice: Choice) -> RowSource:
     digest = hashlib.sha256()
     parts = [Part(rows=_rows(run, files, digest, f"weight {weight}"), weight=weight) for files, weight in choice.parts]
     validation = _rows(run, choice.validation, digest, "held out")
+    _fetch_pictures(run, choice, [*(part.rows for part in parts), validation])
     return RowSource(parts=parts, validation=validation, fingerprint=digest.hexdigest())
+
+
+def _fetch_pictures(run: Run, choice: Choice, rows: Sequence[Sequence[Row]]) -> None:
+    """Download what rows of the hub name, once it is known which rows are read."""
+    pictures = choice.pictures
+    missing = pictures.missing(rows) if pictures else []
+    if pictures and missing:
+        LOG.info("downloading %d images of %s", len(missing), pictures.repository)
+        with hub_errors(pictures.repository, run.profile.data.revision):
+            pictures.fetch(missing)
 
 
 def _rows(run: Run, files: Sequence[DataFile], digest: hashlib._Hash, use: str) -> FileRows:

@@ -10,7 +10,8 @@ import attrs
 from ftcore.api import DataTable
 from ftcore_plugins.files.faults import DataFault
 from ftcore_plugins.files.hub import HUB_KEY, downloaded, id_faults
-from ftcore_plugins.files.names import canonical, pick, splits_of
+from ftcore_plugins.files.names import in_split, pick, splits_of
+from ftcore_plugins.files.pictures import Pictures
 from ftcore_plugins.files.places import DataFile, Place, files_of, place_of
 
 __all__ = ["Choice", "choose", "option_faults"]
@@ -22,10 +23,11 @@ HELD_PATH_KEY = "data.validation_path"
 
 @attrs.frozen(kw_only=True)
 class Choice:
-    """The files of each source with its weight, and the files with held-out rows."""
+    """The files of each source with its weight, and the files with held-out rows; images that rows may name."""
 
     parts: Sequence[tuple[Sequence[DataFile], float]]
     validation: Sequence[DataFile] = ()
+    pictures: Pictures | None = None
 
     @property
     def trained(self) -> list[DataFile]:
@@ -56,7 +58,8 @@ def choose(data: DataTable) -> Choice:
     trained = [files_of(place, _trained(place, places, data)) for place in places]
     validation = _held_out(places, data)
     weights = data.weights or (1.0,) * len(places)
-    choice = Choice(parts=list(zip(trained, weights, strict=True)), validation=validation)
+    parts = list(zip(trained, weights, strict=True))
+    choice = Choice(parts=parts, validation=validation, pictures=places[0].pictures)
     _require_apart(choice, data)
     return _with_names_of_their_own(choice)
 
@@ -86,8 +89,8 @@ def _held_out(places: Sequence[Place], data: DataTable) -> list[DataFile]:
         return files_of(place, pick(place.names, "validation" if several else "", place.shown, HELD_PATH_KEY))
     if not data.validation_split:
         return []
-    wanted = canonical(data.validation_split)
-    having = [place for place in places if wanted in place.names.values()] or places[:1]
+    wanted = data.validation_split
+    having = [place for place in places if in_split(place.names, wanted)] or places[:1]
     picked = [(place, pick(place.names, wanted, place.shown, HELD_SPLIT_KEY)) for place in having]
     return [file for place, names in picked for file in files_of(place, names)]
 
@@ -109,7 +112,8 @@ def _with_names_of_their_own(choice: Choice) -> Choice:
     def named(files: Sequence[DataFile]) -> list[DataFile]:
         return [attrs.evolve(file, name=_name(file, paths[file.name])) for file in files]
 
-    return Choice(parts=[(named(files), weight) for files, weight in choice.parts], validation=named(choice.validation))
+    parts = [(named(files), weight) for files, weight in choice.parts]
+    return attrs.evolve(choice, parts=parts, validation=named(choice.validation))
 
 
 def _name(file: DataFile, twins: Set[Path]) -> str:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import errno
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ftcore.api import DataTable
+from ftcore_plugins.files.card import CARD, chosen, configurations
 from ftcore_plugins.files.faults import DataFault
 from ftcore_plugins.files.formats import KNOWN
 from ftcore_plugins.files.names import data_names, pick, split_of
+from ftcore_plugins.files.pictures import Pictures, pictures_among
 from ftcore_plugins.files.places import Place
 
-__all__ = ["HUB_KEY", "downloaded", "id_faults"]
+__all__ = ["HUB_KEY", "downloaded", "hub_errors", "id_faults"]
 
 HUB_KEY = "data.id"
 SHOWN = 3
@@ -36,20 +38,53 @@ def id_faults(data: DataTable) -> list[DataFault]:
 def downloaded(data: DataTable) -> Place:
     """The files that `data.split` and `data.validation_split` ask for. Raises `DataFault` with what to do.
 
-    `data.id` may go on below the name of the data set, to a folder or a file in it: `openai/gsm8k/main`.
+    `data.id` may go on below the name of the data set, to a configuration that its README declares, to a folder or to
+    a file in it: `openai/gsm8k/main`.
     """
     repository, inside = _parts(data.id)
-    with _hub_errors(repository, data.revision):
-        folder, names = _listed(repository, data.revision)
-        chosen = _chosen(data, inside, names)
-        folder = folder or _snapshot(repository, data.revision, allow_patterns=[glob.escape(name) for name in chosen])
-    # The files of a snapshot are links to where the hub's client keeps the content of all revisions.
-    root = folder.parent.parent
-    if chosen == [inside]:
-        path = folder / inside
-        return Place(shown=data.id, folder=path.parent, names={path.name: ""}, root=root, is_file=True)
-    splits = {_within(name, inside): split_of(_within(name, inside)) for name in chosen}
-    return Place(shown=data.id, folder=folder / inside, names=splits, root=root)
+    with hub_errors(repository, data.revision):
+        cached, names = _listed(repository, data.revision)
+        below, splits = _found(data, names, cached)
+        picked = _picked(data, splits)
+        patterns = [glob.escape(f"{below}/{name}" if below else name) for name in picked]
+        folder = cached or _snapshot(repository, data.revision, allow_patterns=patterns)
+    return Place(
+        shown=data.id,
+        folder=folder / below,
+        names={name: splits[name] for name in picked},
+        # The files of a snapshot are links to where the hub's client keeps the content of all revisions.
+        root=folder.parent.parent,
+        is_file=inside in names,
+        pictures=None if cached else Pictures(repository=repository, folder=folder, names=pictures_among(names)),
+    )
+
+
+def _found(data: DataTable, names: Sequence[str], cached: Path | None) -> tuple[str, dict[str, str]]:
+    """A folder of the data set, and the files below it that hold its rows, with their splits."""
+    repository, inside = _parts(data.id)
+    if inside in names:
+        folder, _, name = inside.rpartition("/")
+        return folder, {name: ""}
+    declared = configurations(_card(repository, data.revision, cached)) if CARD in names else []
+    configuration = chosen(declared, inside, data.id)
+    if configuration:
+        return "", configuration.splits(names)
+    below = [_within(name, inside) for name in names if not inside or name.startswith(f"{inside}/")]
+    splits = {name: split_of(name) for name in data_names(below)}
+    if splits:
+        _require_one_subset(data.id, pick(splits, data.split, data.id))
+    elif declared:
+        parts = ", ".join(one.name for one in declared[:SHOWN])
+        raise _fault(f"{data.id} is no folder with rows, nor a configuration of {repository}; it has {parts}")
+    return inside, splits
+
+
+def _card(repository: str, revision: str, cached: Path | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    if cached:
+        return cached / CARD
+    return Path(hf_hub_download(repository, CARD, revision=revision or None, repo_type="dataset"))
 
 
 def _parts(identifier: str) -> tuple[str, str]:
@@ -82,18 +117,13 @@ def _snapshot(repository: str, revision: str, **options: Any) -> Path:
     return Path(snapshot_download(repository, revision=revision or None, repo_type="dataset", **options))
 
 
-def _chosen(data: DataTable, inside: str, names: Sequence[str]) -> list[str]:
-    if inside in names:
-        return [inside]
-    below = [_within(name, inside) for name in names if not inside or name.startswith(f"{inside}/")]
-    splits = {name: split_of(name) for name in data_names(below)}
+def _picked(data: DataTable, splits: Mapping[str, str]) -> list[str]:
     if not splits:
         raise _fault(f"{data.id} has no data file ({KNOWN}); name another data set, or a folder of it")
     picked = pick(splits, data.split, data.id)
-    _require_one_subset(data.id, picked)
     if data.validation_split:
         picked += pick(splits, data.validation_split, data.id, "data.validation_split")
-    return [f"{inside}/{name}" if inside else name for name in picked]
+    return picked
 
 
 def _require_one_subset(identifier: str, names: Sequence[str]) -> None:
@@ -106,7 +136,7 @@ def _require_one_subset(identifier: str, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def _hub_errors(repository: str, revision: str) -> Iterator[None]:
+def hub_errors(repository: str, revision: str) -> Iterator[None]:
     """Turn what goes wrong on the way into a `DataFault` of one sentence."""
     try:
         yield

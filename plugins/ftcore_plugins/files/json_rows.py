@@ -11,7 +11,17 @@ from typing import IO, Any
 
 from ftcore_plugins.files.faults import DataFault
 from ftcore_plugins.files.lines import MAX_LINE, without_mark
-from ftcore_plugins.files.parse import LENIENT, MANY_DIGITS, SHOWN_RAW, STRICT, TORN, NotARowError, is_torn, kind_of
+from ftcore_plugins.files.parse import (
+    LENIENT,
+    MANY_DIGITS,
+    SHOWN_RAW,
+    STRICT,
+    TORN,
+    NotARowError,
+    is_torn,
+    kind_of,
+    why_broken,
+)
 from ftcore_plugins.files.values import Broken, Numbered
 
 __all__ = ["has_a_row_a_line", "json_rows"]
@@ -161,8 +171,7 @@ class _Document:
         if len(self._text) - self._at > MAX_LINE or not self._fill():
             ended = error.msg.startswith("Unterminated string") or self._at + ahead >= len(self._text) - 1
             cut = "; the file ends here and may be cut off" if ended else ""
-            reason = error.msg[:1].lower() + error.msg[1:]
-            raise self._broken(reason + cut, ahead) from None
+            raise self._broken(why_broken(error) + cut, ahead) from None
 
     def _fill(self) -> bool:
         try:

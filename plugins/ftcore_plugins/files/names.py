@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from ftcore_plugins.files.faults import DataFault
 from ftcore_plugins.files.formats import format_of
 
-__all__ = ["canonical", "data_names", "pick", "require_all_shards", "split_of", "splits_of"]
+__all__ = ["TRAIN", "canonical", "data_names", "in_split", "pick", "require_all_shards", "split_of", "splits_of"]
 
 TRAIN = "train"
 SPLITS: Mapping[str, str] = {
@@ -86,11 +86,17 @@ def pick(names: Mapping[str, str], wanted: str, shown: str, key: str = "data.spl
         raise DataFault(
             f"{shown} has the splits {', '.join(there)}, and {stray} is in none of them; name a split", key=key
         )
-    found = [name for name, split in names.items() if split == canonical(wanted or TRAIN)]
+    found = in_split(names, wanted or TRAIN)
     if not found:
         has = f"it has {', '.join(there)}" if there else "none of its files names one"
         raise DataFault(f"{shown} has no split {wanted or TRAIN!r}; {has}", key=key)
     return found
+
+
+def in_split(names: Mapping[str, str], wanted: str) -> list[str]:
+    """The files of a split by its own name, or else by one that means the same."""
+    own = [name for name, split in names.items() if split == wanted]
+    return own or [name for name, split in names.items() if canonical(split) == canonical(wanted)]
 
 
 def require_all_shards(names: Sequence[str], shown: str) -> None:

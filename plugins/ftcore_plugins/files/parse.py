@@ -8,7 +8,18 @@ import re
 from collections import Counter
 from typing import Any, NoReturn
 
-__all__ = ["LENIENT", "MANY_DIGITS", "STRICT", "TORN", "NotARowError", "is_torn", "kind_of", "parsed", "shown"]
+__all__ = [
+    "LENIENT",
+    "MANY_DIGITS",
+    "STRICT",
+    "TORN",
+    "NotARowError",
+    "is_torn",
+    "kind_of",
+    "parsed",
+    "shown",
+    "why_broken",
+]
 
 SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 SHOWN_RAW = 10_000
@@ -35,7 +46,7 @@ def parsed(raw: bytes, number: int, offset: int) -> dict[str, Any]:
         values = STRICT.decode(text)
     except json.JSONDecodeError as error:
         place = f"byte {offset + len(text[: error.pos].encode())}"
-        reason = error.msg[:1].lower() + error.msg[1:]
+        reason = why_broken(error)
         hint = _document(raw, number) or ("" if raw.endswith(b"\n") else "; the file ends here and may be cut off")
         raise NotARowError(f"broken JSON at {place}: {reason}{hint}") from None
     except RecursionError:
@@ -49,6 +60,12 @@ def parsed(raw: bytes, number: int, offset: int) -> dict[str, Any]:
     if b"\\u" in raw and SURROGATE_ESCAPE.search(raw) and is_torn(values):
         raise NotARowError(TORN)
     return values
+
+
+def why_broken(error: json.JSONDecodeError) -> str:
+    """What the parser says, without the `at` that its own place follows."""
+    reason = error.msg.removesuffix(" at").removesuffix(" starting")
+    return reason[:1].lower() + reason[1:]
 
 
 def shown(raw: bytes) -> str:

@@ -13,6 +13,7 @@ import attrs
 from ftcore_plugins.files.faults import KEY, DataFault
 from ftcore_plugins.files.formats import KNOWN, Format, format_of
 from ftcore_plugins.files.names import data_names, require_all_shards, split_of
+from ftcore_plugins.files.pictures import Pictures
 
 __all__ = ["DataFile", "Place", "files_of", "place_of"]
 
@@ -30,7 +31,8 @@ class DataFile:
 class Place:
     """Data files below `folder`, by their names in it, with the split that each belongs to (or an empty text).
 
-    `shown` is what the profile says. No file that lies outside of `root`, links followed, is read.
+    `shown` is what the profile says. No file that lies outside of `root`, links followed, is read. `pictures` are
+    those of a data set on the hub, which its rows may name.
     """
 
     shown: str
@@ -38,6 +40,7 @@ class Place:
     names: Mapping[str, str]
     root: Path
     is_file: bool = False
+    pictures: Pictures | None = None
 
 
 def place_of(path: Path, key: str = KEY) -> Place:

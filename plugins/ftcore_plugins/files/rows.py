@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -158,9 +158,10 @@ class _OpenFile:
         if file.stamp and stamp_of(self.number) != file.stamp:
             raise _changed(file.path)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # Bound here: when the interpreter ends, modules are emptied before the last objects go.
         if hasattr(self, "number"):
-            os.close(self.number)
+            close(self.number)
 
 
 def stamp_of(file: Path | int) -> Stamp:

@@ -24,16 +24,16 @@ Seen = tuple[int, bool | DataFault]
 """The size of a line or row; and whether it is a row, blank, or what is wrong with it."""
 
 
-def faults_at_the_start(files: Sequence[DataFile], max_rows: int | None = None) -> list[DataFault]:
+def faults_at_the_start(files: Sequence[DataFile]) -> list[DataFault]:
     """The broken rows among the first ones. Raises `DataFault` for what is wrong with a whole file."""
     faults: list[DataFault] = []
-    rows = lines = bytes_ = 0
+    lines = bytes_ = 0
     for file in files:
         for size, seen in _seen(file):
             if isinstance(seen, DataFault):
                 faults.append(seen)
-            rows, lines, bytes_ = rows + (seen is True), lines + 1, bytes_ + size
-            if rows == max_rows or lines >= CHECKED_LINES or bytes_ >= CHECKED_BYTES:
+            lines, bytes_ = lines + 1, bytes_ + size
+            if lines >= CHECKED_LINES or bytes_ >= CHECKED_BYTES:
                 return faults
     return faults
 

@@ -11,8 +11,9 @@ import attrs
 from PIL import Image
 from tokenizers import Tokenizer
 
-from ftcore.api import MASKED, Drop, Example, Row, RowError
+from ftcore.api import MASKED, TOO_LONG, Drop, Example, Row, RowError
 from ftcore_plugins.common.images import ImageError, Limits, open_image
+from ftcore_plugins.common.length import is_far_too_long
 from ftcore_plugins.gemma_grid.columns import Columns, Turn
 from ftcore_plugins.gemma_grid.crops import PanAndScan
 from ftcore_plugins.gemma_grid.layout import Layout, LayoutError
@@ -70,6 +71,7 @@ class GridEncoder:
     """A batch of rows to examples. It pickles: it holds settings, and a tokenizer without its Python side.
 
     `image_texts` are what stands for an image with 0, 1, 2, ... crops; `control` finds tokens that no row may spell.
+    A row that is sure to have more than `most` tokens is dropped before it has them all.
     """
 
     columns: Columns
@@ -80,6 +82,7 @@ class GridEncoder:
     chat: ChatTurn
     image_texts: tuple[str, ...]
     control: re.Pattern[str]
+    most: int = 0
 
     def __call__(self, rows: Sequence[Row]) -> list[Example | Drop]:
         """One example or drop each, in order. Raises `RowError` for a row with a wrong column or a bad image."""
@@ -96,6 +99,8 @@ class GridEncoder:
         for said in (text, turn.reply):
             if reason := self._refusal(said):
                 return Drop(origin=row.origin, reason=reason)
+        if is_far_too_long(self._tokens, [text, turn.reply], self.most):
+            return Drop(origin=row.origin, reason=TOO_LONG)
         crops, content = self._looked_at(row, turn)
         prompt = self.chat.prompt(self.image_texts[crops], text)
         return _Texts(turn=turn, origin=row.origin, folder=row.folder, crops=crops, content=content, prompt=prompt)

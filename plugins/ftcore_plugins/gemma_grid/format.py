@@ -33,7 +33,7 @@ LOG = logging.getLogger("ftcore.plugins.gemma_grid")
 def make_format(config: Options, run: Run, rows: Rows, processor: Any) -> Format:
     """How a row becomes tokens and pixels. Raises `RunError` for a processor that is no Gemma 3's."""
     _require_gemma3(processor)
-    encoder, pan = _encoder(config, processor), pan_and_scan_of(config)
+    encoder, pan = _encoder(config, run, processor), pan_and_scan_of(config)
     _say_cost(encoder, run, rows, processor.image_seq_length)
     tokenizer, questions = processor.tokenizer, GridQuestions(encoder=encoder)
     collator = GridCollator(
@@ -63,7 +63,7 @@ def _require_gemma3(processor: Any) -> None:
         )
 
 
-def _encoder(config: Options, processor: Any) -> GridEncoder:
+def _encoder(config: Options, run: Run, processor: Any) -> GridEncoder:
     limits = Limits(file_bytes=round(config.max_megabytes * 1e6), pixels=round(config.max_megapixels * 1e6))
     crops = range(config.max_crops + 1)
     return GridEncoder(
@@ -84,6 +84,7 @@ def _encoder(config: Options, processor: Any) -> GridEncoder:
         chat=chat_turn(processor),
         image_texts=tuple(processor.replace_image_token({"num_crops": [count]}, 0) for count in crops),
         control=control_tokens(processor),
+        most=run.profile.train.max_length,
     )
 
 

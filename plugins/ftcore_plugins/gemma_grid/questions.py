@@ -26,7 +26,9 @@ class GridQuestions:
 
     def __call__(self, rows: Sequence[Row]) -> list[Example | Drop]:
         """One answer for each row. Raises `RowError` for a row with a wrong column or a bad image."""
-        return self.encoder([self._completed(row) for row in rows])
+        whole = [self._completed(row) for row in rows]
+        answers = zip(self.encoder(whole), rows, whole, strict=True)
+        return [answer if row is other else _without_reply(answer) for answer, row, other in answers]
 
     def question(self, prompt: str, images: Sequence[str]) -> Mapping[str, Any]:
         """The columns of a row that asks `prompt` of one ready grid, or of four frames. Raises `RunError`."""
@@ -59,3 +61,7 @@ class GridQuestions:
             return {names_of(self._columns.frames)[0]: list(images)}
         wanted = f"one ready grid, or {FRAMES} frames, oldest first"
         raise RunError(f"--image: gemma_grid takes {wanted}, not {len(images)} images; repeat --image for each")
+
+
+def _without_reply(answer: Example | Drop) -> Example | Drop:
+    return attrs.evolve(answer, replies=()) if isinstance(answer, Example) else answer

@@ -53,7 +53,7 @@ def _template_lines(known: GGUFReader, processor: Any) -> tuple[str, ...]:
 
 def _stops(processor: Any, data: PreparedData) -> list[str]:
     tokenizer = getattr(processor, "tokenizer", processor)
-    ids = dict.fromkeys([tokenizer.eos_token_id, data.end_of_turn])
+    ids = dict.fromkeys([tokenizer.eos_token_id, *data.stops])
     return [str(tokenizer.convert_ids_to_tokens(token)) for token in ids if token is not None]
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -178,7 +178,7 @@ def _told(run: Run, chosen: Sequence[Part], repository: str, revision: str) -> l
         artifacts = [_moved_to(folder, part, usage(part, repository, revision)) for part in chosen]
         write_card(folder, run, artifacts)
         card = (folder / CARD).read_bytes()
-    return [File(name=CARD, content=card), File(name=VERIFICATION, content=_verification(run, chosen))]
+    return [File(name=CARD, content=card), File(name=VERIFICATION, content=_verification(chosen))]
 
 
 def _moved_to(folder: Path, part: Part, run: str) -> Artifact:
@@ -191,35 +191,26 @@ def _moved_to(folder: Path, part: Part, run: str) -> Artifact:
     )
 
 
-def _verification(run: Run, chosen: Sequence[Part]) -> bytes:
-    """What was found of each artifact, with its name in the repository."""
+def _verification(chosen: Sequence[Part]) -> bytes:
+    """What lies beside each artifact about its proof, with its name in the repository."""
     entries = [
-        {
-            "kind": part.kind,
-            "path": part.place or ".",
-            **_of_which_file(part.artifact),
-            "details": {name: value for name, value in part.artifact.details.items() if name != "run"},
-            "proof": {
-                "verdict": part.artifact.proof.verdict,
-                "figures": {
-                    name: value if math.isfinite(value) else None for name, value in part.artifact.proof.figures.items()
-                },
-                "note": part.artifact.proof.note,
-            },
-        }
+        {**_beside(part.artifact), "kind": part.kind, "path": part.place or "."}
         for part in chosen
         if part.artifact is not None
     ]
     text = json.dumps({"artifacts": entries}, indent=1, ensure_ascii=False)
-    return text.replace(f"{run.folder}/", "").encode(errors="backslashreplace") + b"\n"
+    return text.encode(errors="backslashreplace") + b"\n"
 
 
-def _of_which_file(artifact: Artifact) -> Mapping[str, Any]:
-    """Size and SHA-256 of what was proved, as they stand beside it."""
-    beside = (artifact.path if artifact.path.is_dir() else artifact.path.parent) / VERIFICATION
-    entries = json.loads(beside.read_text("utf-8")).get("artifacts", []) if beside.is_file() else []
-    known: Mapping[str, Any] = next((entry for entry in entries if entry["path"] == artifact.path.name), {})
-    return {name: known[name] for name in ("bytes", "sha256") if name in known}
+def _beside(artifact: Artifact) -> Mapping[str, Any]:
+    """The entry of an artifact in its folder's `verification.json`. Raises `RunError` where there is none."""
+    folder = artifact.path if artifact.path.is_dir() else artifact.path.parent
+    try:
+        entries = json.loads((folder / VERIFICATION).read_text("utf-8"))["artifacts"]
+        return next(dict(entry) for entry in entries if entry["path"] == artifact.path.name)
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        fix = f"run: ftcore verify {shlex.quote(str(artifact.path))}"
+        raise RunError(f"plugin.hub: {folder / VERIFICATION} does not tell of {artifact.path.name}; {fix}") from None
 
 
 @contextmanager

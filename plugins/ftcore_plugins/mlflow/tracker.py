@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from ftcore.api import Event, EventKind, Point, Run, RunState, without_secrets
-from ftcore_plugins.common.tracking import answers, artifact_facts, counts, flat, judged, model_facts
+from ftcore_plugins.common.tracking import answers, artifact_facts, counts, flat, judged, model_facts, noticed
 from ftcore_plugins.mlflow.address import Place
 from ftcore_plugins.mlflow.faults import mlflow_errors
 from ftcore_plugins.mlflow.files import Files
@@ -78,7 +78,8 @@ class RunTracker:
                 case EventKind.CHECKPOINT:
                     self.notes.tags({"ftcore.checkpoint": event.values.get("path", "")})
                 case EventKind.NOTICE:
-                    self._noticed(event)
+                    sign, text = noticed(event)
+                    self.notes.tags({f"notice/{sign}": f"step {event.step}: {text}"})
                 case EventKind.ARTIFACT:
                     self._exported(event)
 
@@ -144,11 +145,6 @@ class RunTracker:
         entry = {"path": name, "type": "table"}
         if entry not in named:
             self.notes.tags({TABLES_TAG: json.dumps([*named, entry][-TABLES:])})
-
-    def _noticed(self, event: Event) -> None:
-        values = event.values
-        parts = (f"step {event.step}: {values.get('text', '')}", values.get("advice"), values.get("page"))
-        self.notes.tags({f"notice/{values.get('sign', 'unknown')}": "; ".join(str(part) for part in parts if part)})
 
     def _exported(self, event: Event) -> None:
         self.notes.tags(artifact_facts(event, self.run.folder))

@@ -64,7 +64,7 @@ def write(folder: Path, *, config: Options, run: Run, loaded: Loaded, data: Prep
 
 
 def _stops(loaded: Loaded, data: PreparedData | None) -> Sequence[int]:
-    return own_stops(loaded.model) if data is None else stop_tokens(loaded.model, data.end_of_turn)
+    return own_stops(loaded.model) if data is None else stop_tokens(loaded.model, data.stops)
 
 
 def _is_exact(run: Run, model: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import attrs
@@ -16,6 +17,9 @@ from ftcore_plugins.common.requirements import missing
 class Options:
     """Options of `[plugin.sft]`."""
 
+    final_learning_rate: float = option(
+        0.0, at_least=0, help="learning rate at which train.scheduler ends, if it is cosine or linear"
+    )
     adam_beta1: float = option(0.9, at_least=0, below=1, help="decay of AdamW's mean of gradients")
     adam_beta2: float = option(0.999, at_least=0, below=1, help="decay of AdamW's mean of squared gradients")
     neftune_noise: float = option(
@@ -45,7 +49,8 @@ class Sft:
     def check(self, run: Run) -> Sequence[Problem]:
         """TRL must be there, and what the optimizer and the kernels come from."""
         found = missing("sft", "train", "torch", "transformers", "trl", "datasets")
-        return [*found, *_optimizer_problems(run), *_kernel_problems(run, self.config)]
+        problems = (_schedule_problems(run, self.config), _optimizer_problems(run), _kernel_problems(run, self.config))
+        return [*found, *chain.from_iterable(problems)]
 
     @hookimpl
     def make_trainer(self, run: Run, loaded: Loaded, data: PreparedData, args: Mapping[str, Any]) -> Trainer:
@@ -55,6 +60,16 @@ class Sft:
             from ftcore_plugins.sft.trainer import make_trainer
 
         return make_trainer(run, loaded, data, self.config, args)
+
+
+def _schedule_problems(run: Run, config: Options) -> Iterator[Problem]:
+    train, final, key = run.profile.train, config.final_learning_rate, "plugin.sft.final_learning_rate"
+    if final and train.scheduler == "constant":
+        yield Problem(key=key, message="a constant schedule ends where it is; set train.scheduler, or leave it out")
+    elif final >= train.learning_rate:
+        yield Problem(
+            key=key, message=f"{final:g} is not below train.learning_rate = {train.learning_rate:g}; lower it"
+        )
 
 
 def _optimizer_problems(run: Run) -> Iterator[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import attrs
@@ -39,13 +40,13 @@ def answer(
         max_new_tokens=max_new_tokens,
         use_cache=True,
         **_choosing(temperature),
-        eos_token_id=stop_tokens(model, data.end_of_turn),
+        eos_token_id=stop_tokens(model, data.stops),
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else data.end_of_turn,
     )
     with torch.no_grad(), _generating_by(config, model):
         rows = model.generate(**batch, synced_gpus=together)
     new = rows[:, batch["input_ids"].shape[1] :].tolist()
-    return [str(tokenizer.decode(_until(row, data.end_of_turn), skip_special_tokens=True)) for row in new]
+    return [str(tokenizer.decode(_until(row, data.stops), skip_special_tokens=True)) for row in new]
 
 
 def _choosing(temperature: float) -> dict[str, Any]:
@@ -91,5 +92,5 @@ def _generating_by(config: GenerationConfig, model: Any) -> Iterator[None]:
         own.update(kept)
 
 
-def _until(tokens: list[int], end: int) -> list[int]:
-    return tokens[: tokens.index(end)] if end in tokens else tokens
+def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    return list(takewhile(lambda token: token not in ends, tokens))

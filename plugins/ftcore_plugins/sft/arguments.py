@@ -16,6 +16,7 @@ from ftcore_plugins.sft import Options
 from ftcore_plugins.sft.kernels import liger_arguments
 
 SCHEDULERS = {"constant": "constant_with_warmup"}  # transformers' own "constant" passes over the warm-up
+ENDINGS = {"cosine": ("cosine_with_min_lr", "min_lr"), "linear": ("polynomial", "lr_end")}  # of power 1
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "paged_adamw": "paged_adamw_32bit"}  # the others are called the same
 
 # The engine decides on these, or our trainer replaces what they steer: to take them would be to ignore them.
@@ -67,7 +68,7 @@ def _settings(run: Run, rows: int, config: Options) -> dict[str, Any]:
         "gradient_accumulation_steps": accumulation,
         "max_steps": total_steps(run, rows),
         "learning_rate": train.learning_rate,
-        "lr_scheduler_type": SCHEDULERS.get(train.scheduler, train.scheduler),
+        **_schedule(train.scheduler, config.final_learning_rate),
         "warmup_steps": train.warmup,
         "weight_decay": train.weight_decay,
         "max_grad_norm": train.max_grad_norm,
@@ -87,6 +88,14 @@ def _settings(run: Run, rows: int, config: Options) -> dict[str, Any]:
         **liger_arguments(config, device),
         **_left_to_the_engine(),
     }
+
+
+def _schedule(name: str, final: float) -> dict[str, Any]:
+    """What ends at 0 by itself is given another end by another name."""
+    if not final:
+        return {"lr_scheduler_type": SCHEDULERS.get(name, name)}
+    kind, end = ENDINGS[name]
+    return {"lr_scheduler_type": kind, "lr_scheduler_kwargs": {end: final}}
 
 
 def _optimizer(name: str, device: str) -> str:

@@ -20,6 +20,7 @@ SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_
 """What torch's allocators say, on a GPU and on a CPU."""
 
 FEWER = "lower train.micro_batch_size; ftcore tune finds the largest that fits"
+TOGETHER = "resumed, the run goes on in micro-batches of"
 SMALLER = "use a smaller train.max_length, train.activation_checkpointing or [plugin.qlora]; ftcore plan ranks them"
 
 SMALLER_BATCH = f"lower train.eval_batch_size; where it is 1, {SMALLER}"
@@ -48,13 +49,16 @@ class SmallerParts:
 
     Gradients are sums over trained tokens, so that parts add up to what the whole would have given. A failed
     backward pass leaves some gradients behind and random numbers drawn: a step begins again from where it began.
-    `count` is how many parts a micro-batch is taken in; it stays for the steps that follow. Several ranks take their
-    micro-batches together, so that one of them cannot take more: there, `halves` is false.
+    `count` is how many parts a micro-batch is taken in; it stays for the steps that follow.
+
+    Several ranks take their micro-batches together, and some of them may be in the midst of a collective that one has
+    left. There, the first failure ends the attempt: `fewer` are the rows that all can go on with, 0 for none. It is
+    None for a rank that is alone.
     """
 
-    def __init__(self, collate: Callable[[Items], Batch], clear: Callable[[], None], *, halves: bool) -> None:
+    def __init__(self, collate: Callable[[Items], Batch], clear: Callable[[], None], *, fewer: int | None) -> None:
         self.count = 1
-        self._collate, self._clear, self._halves = collate, clear, halves
+        self._collate, self._clear, self._fewer = collate, clear, fewer
         self._step: list[Items] = []
         self._taken = 0
         self._random: list[torch.Tensor] = []
@@ -73,9 +77,30 @@ class SmallerParts:
         items = self._step[self._taken - 1]
         loss = _fitting(lambda: action(batch) if self.count == 1 else self._in_parts(items, action))
         while loss is None:
+            self._require_alone()
             self._halve()
             loss = _fitting(lambda: [self._in_parts(items, action) for items in self._step[: self._taken]][-1])
         return loss
+
+    def whole(self, action: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The same where a step is more than forward and backward, and cannot begin again."""
+        loss = _fitting(action)
+        if loss is None:
+            self._require_alone()
+            raise OutOfMemoryError(f"out of memory with a micro-batch of {self._largest} rows; {FEWER}")
+        return loss
+
+    @property
+    def _largest(self) -> int:
+        return max(len(items) for items in self._step)
+
+    def _require_alone(self) -> None:
+        if self._fewer is None:
+            return
+        if not self._fewer:
+            raise OutOfMemoryError(f"out of memory with a micro-batch of one row; {SMALLER}")
+        text = f"out of memory with a micro-batch of {self._largest} rows; {TOGETHER} {self._fewer}"
+        raise OutOfMemoryError(text, smaller=self._fewer)
 
     def _in_parts(self, items: Items, action: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
         batches = (without_items(self._collate(part)) for part in _parts(items, self.count))
@@ -83,9 +108,7 @@ class SmallerParts:
 
     def _halve(self) -> None:
         """Back to the state at the start of the step."""
-        largest = max(len(items) for items in self._step)
-        if not self._halves:
-            raise OutOfMemoryError(f"out of memory with a micro-batch of {largest} rows; {FEWER}")
+        largest = self._largest
         if self.count >= largest:
             raise OutOfMemoryError(f"out of memory with a micro-batch of one row; {SMALLER}")
         self.count = min(2 * self.count, largest)
@@ -102,6 +125,11 @@ class SmallerParts:
             rows,
             rows,
         )
+
+
+def fewer_rows(micro: int, per_step: int) -> int:
+    """The largest micro-batch of at most half as many rows that those of a step come out whole with; 0 for none."""
+    return next((rows for rows in range(micro // 2, 0, -1) if per_step % rows == 0), 0)
 
 
 def _fitting(action: Callable[[], torch.Tensor]) -> torch.Tensor | None:

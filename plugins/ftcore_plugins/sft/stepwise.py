@@ -26,7 +26,7 @@ from ftcore_plugins.sft.labelled import LabelledLoss
 from ftcore_plugins.sft.layout import LaidOutTrainer
 from ftcore_plugins.sft.looking import own_losses
 from ftcore_plugins.sft.order import StepOrder
-from ftcore_plugins.sft.out_of_memory import SmallerParts
+from ftcore_plugins.sft.out_of_memory import SmallerParts, fewer_rows
 from ftcore_plugins.sft.ranks import Filled, RankOrder
 from ftcore_plugins.sft.rows import TrainingRows
 from ftcore_plugins.sft.unrounded import unrounded
@@ -75,7 +75,9 @@ class StepwiseTrainer(LaidOutTrainer):
         if self._own_loss:  # it is a share of the whole step's, so the step's tokens must be counted
             self.model_accepts_loss_kwargs = True
         self._short_step = self._own_loss and self._is_plain()
-        self._parts = SmallerParts(rows.collate, self.model.zero_grad, halves=world.size == 1)
+        micro = self.args.per_device_train_batch_size
+        fewer = fewer_rows(micro, micro * self.args.gradient_accumulation_steps) if world.size > 1 else None
+        self._parts = SmallerParts(rows.collate, self.model.zero_grad, fewer=fewer)
         self._step_control: Control | None = None
         self._origins: list[str] = []
         self._tokens = 0
@@ -149,7 +151,9 @@ class StepwiseTrainer(LaidOutTrainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Trainer's, without its walk over all modules: nothing leaves training mode between two steps."""
         if not self._short_step:
-            return super().training_step(model, inputs, num_items_in_batch)
+            return self._parts.whole(
+                lambda: super(StepwiseTrainer, self).training_step(model, inputs, num_items_in_batch)
+            )
 
         def forward_and_backward(batch: Mapping[str, Any]) -> torch.Tensor:
             loss = self.compute_loss(model, self._prepare_inputs(batch), num_items_in_batch=num_items_in_batch)

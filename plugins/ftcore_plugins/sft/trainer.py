@@ -44,7 +44,7 @@ def make_trainer(run: Run, loaded: Loaded, data: PreparedData, config: Options, 
     settings = sft_config(run, len(rows), config, {**unused, **args, **_fsdp_layers(loaded.model, args)})
     with quiet_logger("transformers.trainer_utils"):  # it tells that it aligns tokens, which is what we ask for
         align_special_tokens(loaded.model, loaded.processor)
-    stop_at(loaded.model, data.end_of_turn)
+    stop_at(loaded.model, data.stops)
     try:
         inner = StepwiseTrainer(
             loaded.model,

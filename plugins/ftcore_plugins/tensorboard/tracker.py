@@ -20,6 +20,7 @@ from ftcore_plugins.common.tracking import (
     judged,
     machine,
     model_facts,
+    noticed,
 )
 from ftcore_plugins.tensorboard.files import Files
 
@@ -106,9 +107,8 @@ class TensorBoardTracker:
                 name = next(iter(facts)).removesuffix("/path")
                 self._files.text(name, _table(facts), event.step, event.time)
             case EventKind.NOTICE:
-                told = [str(event.values.get(name) or "") for name in ("text", "advice", "page")]
-                text = ". ".join(part for part in told if part)
-                self._files.text(f"notices/{event.values.get('sign')}", text, event.step, event.time)
+                sign, text = noticed(event)
+                self._files.text(f"notices/{sign}", text, event.step, event.time)
 
     def _show_answers(self, event: Event) -> None:
         rows = answers(event, self._run.folder)

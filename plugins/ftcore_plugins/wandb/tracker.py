@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ftcore.api import Event, EventKind, Point, Run, RunError, RunState, read_events, read_points
-from ftcore_plugins.common.tracking import artifact_facts, counted, flat, grouped, judged, machine, model_facts
+from ftcore_plugins.common.tracking import (
+    artifact_facts,
+    counted,
+    flat,
+    grouped,
+    judged,
+    machine,
+    model_facts,
+    noticed,
+)
 from ftcore_plugins.wandb.opening import board_of, identity_of
 from ftcore_plugins.wandb.recorded import Log, Row, logs_of
 from ftcore_plugins.wandb.showing import histograms, log_artifact, pictures, samples
@@ -104,8 +113,8 @@ class WandBTracker:
             case EventKind.ARTIFACT:
                 self._show_artifact(event)
             case EventKind.NOTICE if event.time >= self._until:  # else it would be mailed once more
-                text = " ".join(str(event.values.get(name, "")) for name in ("text", "advice", "page"))
-                self._board.alert(title=str(event.values.get("sign", "notice")), text=text, level="WARN")
+                sign, text = noticed(event)
+                self._board.alert(title=sign, text=text, level="WARN")
 
     def _show_answers(self, event: Event) -> None:
         when, folder = event.values.get("when"), self._run.folder

@@ -29,6 +29,7 @@ from ftcore.api import (
     Format,
     Loaded,
     Outcome,
+    OutOfMemoryError,
     PreparedData,
     Problem,
     Proof,
@@ -55,6 +56,8 @@ def fault(place: str) -> None:
         if kind.startswith("SIG"):
             os.kill(os.getpid(), signal.Signals[kind])
             return
+        if kind == "OutOfMemory":
+            raise OutOfMemoryError("light fault", smaller=1)
         error = RunError if kind == "RunError" else getattr(builtins, kind)
         raise error(0 if kind == "SystemExit" else f"light fault in {place}")
 
@@ -99,10 +102,11 @@ def encoded(rows: Sequence[Row], train_prompt: bool) -> list[Example]:
 
 
 def questions(rows: Sequence[Row]) -> list[Example | Drop]:
-    whole = [attrs.evolve(row, values={"reply": "?", **row.values}) for row in rows]
-    return [
-        example(row) if row.values["prompt"] else Drop(origin=row.origin, reason="nothing is asked") for row in whole
-    ]
+    def asked(row: Row) -> Example:
+        whole = attrs.evolve(row, values={"reply": "?", **row.values})
+        return example(whole) if "reply" in row.values else attrs.evolve(example(whole), replies=())
+
+    return [asked(row) if row.values["prompt"] else Drop(origin=row.origin, reason="nothing is asked") for row in rows]
 
 
 def question(prompt: str, images: Sequence[str]) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -11,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from light_plugins import Arithmetic, both, fault
-
 from ftcore.api import Control, Decision, Example, Loaded, Run, World, hookimpl
+from light_plugins import Arithmetic, both, fault
 
 PLACE = "LIGHT_MEETING"
 
@@ -25,6 +25,9 @@ class Meeting:
         self._world, self._name, self._number = world, name, 0
         self._folder = Path(os.environ[PLACE]) / os.environ.get("FTCORE_RESTART", "0")
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._alive = (self._folder / f".{name}-alive-{world.rank}").open("w")
+        fcntl.flock(self._alive, fcntl.LOCK_EX)  # until this process ends, however it does
+        Path(self._alive.name).rename(self._folder / f"{name}-alive-{world.rank}")
 
     def gather(self, word: str) -> list[str]:
         self._number += 1
@@ -35,10 +38,22 @@ class Meeting:
         paths = [self._folder / f"{stem}-{rank}" for rank in range(self._world.size)]
         end = time.monotonic() + 30
         while not all(path.exists() for path in paths):
-            if time.monotonic() > end:
+            gone = any(self._has_gone(rank) and not paths[rank].exists() for rank in range(self._world.size))
+            if gone or time.monotonic() > end:
                 raise RuntimeError("gloo: connection closed by peer")  # as torch says it
             time.sleep(0.002)
         return [path.read_text("utf-8") for path in paths]
+
+    def _has_gone(self, rank: int) -> bool:
+        place = self._folder / f"{self._name}-alive-{rank}"
+        if rank == self._world.rank or not place.exists():
+            return False
+        with place.open() as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
 
 
 class LightRanks:

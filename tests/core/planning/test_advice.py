@@ -9,10 +9,10 @@ import attrs
 import pytest
 
 from ftcore.errors import RunError
+from ftcore.hardware.usage import GIB
 from ftcore.planning import room
 from ftcore.planning.advice import Advice, Change, advise
 from ftcore.planning.measure import NotPlannedError
-from ftcore.planning.memory import GIB
 from ftcore.planning.plan import Plan, Sketch, make_plan
 from ftcore.planning.report import hours, plan_as_json, plan_lines
 from ftcore.tables import HardwareTable, ModelTable, TrainTable

@@ -9,15 +9,15 @@ import torch
 from peft import LoraConfig, PeftModelForCausalLM, TaskType
 
 from ftcore.api import Loaded, Run, RunError
-from ftcore_plugins.common.adapters.layers import Layers, rank_of
+from ftcore_plugins.common.adapters.layers import TIED_LAYERS, Layers, rank_of
 from ftcore_plugins.common.adapters.options import AdapterOptions, named_targets, require_trainable
 from ftcore_plugins.common.adapters.quantized import kind_of, never_repack, quantized_layers
-from ftcore_plugins.common.adapters.starts import SavedAsLora, WholeWeights, start_pissa
+from ftcore_plugins.common.adapters.starts import SavedAsLora, WholeWeights, needs_whole, start_pissa
 from ftcore_plugins.common.devices import precision_of
-from ftcore_plugins.common.quiet import no_deprecations
+from ftcore_plugins.common.quiet import no_deprecations, no_false_patterns
+from ftcore_plugins.common.saved import kept_layers
 
 MOST_LETTERS = 300
-TIED_LAYERS = {"embed_tokens", "lm_head"}
 B_MATRICES = r".*\.lora_(embedding_)?B\..*"
 
 
@@ -28,7 +28,7 @@ def adapt(run: Run, loaded: Loaded, plugin: str, config: AdapterOptions) -> Load
     target or a module to save matches no layer, for a rank over the size of every layer, or when there is no
     vision tower to put adapters on.
     """
-    _require_adaptable(loaded.model, plugin, config)
+    _require_adaptable(loaded, plugin, config)
     _require_one_type(run, loaded.model, plugin, config)
     settings = _lora_config(loaded.model, plugin, config)
     sketch = loaded.model.device.type == "meta"
@@ -36,7 +36,7 @@ def adapt(run: Run, loaded: Loaded, plugin: str, config: AdapterOptions) -> Load
     started = config.init == "pissa" and not sketch
     kind = SavedAsLora if started else PeftModelForCausalLM
     # Drawn apart from the global stream, so that what ran before does not change the adapter.
-    with torch.random.fork_rng(enabled=not sketch), no_deprecations():
+    with torch.random.fork_rng(enabled=not sketch), no_deprecations(), no_false_patterns():
         if not sketch:
             torch.manual_seed(run.profile.run.seed)
         try:
@@ -51,10 +51,15 @@ def adapt(run: Run, loaded: Loaded, plugin: str, config: AdapterOptions) -> Load
     return attrs.evolve(loaded, model=model, adapter=plugin, rate_factors=_rate_factors(config))
 
 
-def _require_adaptable(model: Any, plugin: str, config: AdapterOptions) -> None:
-    """What a model that was saved quantized cannot have, too."""
-    require_trainable(plugin, config.modules_to_save, (name for name, _ in quantized_layers(model)))
-    if config.dora and kind_of(model) == "int8":  # PEFT 0.21 loses the scales when it makes them whole on a CPU
+def _require_adaptable(loaded: Loaded, plugin: str, config: AdapterOptions) -> None:
+    """What a model that was saved quantized cannot have, too; of its sketch, `saved` tells which layers are."""
+    saved = None if loaded.saved is None or loaded.saved.whole else loaded.saved
+    quantized = [name for name, _ in quantized_layers(loaded.model)] or kept_layers(loaded.model, saved)
+    require_trainable(plugin, config.modules_to_save, quantized)
+    if saved is not None and config.init != "default":
+        raise RunError(needs_whole(loaded.base))
+    if config.dora and "int8" in (kind_of(loaded.model), saved and saved.kind):
+        # PEFT 0.21 loses the scales when it makes them whole on a CPU.
         raise RunError(f"plugin.{plugin}.dora: the model's weights are in 8 bits, and it needs 4 or whole ones")
 
 
@@ -91,6 +96,7 @@ def _lora_config(model: Any, plugin: str, config: AdapterOptions) -> Any:
         lora_dropout=config.dropout,
         target_modules=targets,
         exclude_modules=layers.left_out,
+        fan_in_fan_out=layers.are_upside_down(targets),
         use_rslora=config.rslora,
         use_dora=config.dora,
         modules_to_save=list(config.modules_to_save) or None,

@@ -20,6 +20,8 @@ BUDGETS = {
     "medium": (16, ("q_proj", "k_proj", "v_proj", "o_proj", *FUSED)),
     "high": (64, (ALL_LINEAR,)),
 }
+TIED_LAYERS = {"embed_tokens", "lm_head"}
+"""Names by which PEFT knows what may be tied."""
 MOST_NEAR = 3
 MATRIX = 2
 """Dimensions of a weight that an adapter can be added to, at least."""
@@ -30,6 +32,21 @@ def rank_of(config: AdapterOptions) -> int:
     if config.r is not None:
         return config.r
     return BUDGETS[config.budget][0] if config.budget else RANK
+
+
+def is_linear(module: Any) -> bool:
+    """Whether it is a linear layer, of torch or as GPT-2's family has them (`Conv1D` of transformers)."""
+    return hasattr(module, "in_features") or is_upside_down(module)
+
+
+def is_upside_down(module: Any) -> bool:
+    """Whether it is a linear layer whose weight is of shape (inputs, outputs)."""
+    return hasattr(module, "nx") and hasattr(module, "nf")
+
+
+def sides(module: Any) -> tuple[int, int]:
+    """Inputs and outputs of a linear layer."""
+    return (module.nx, module.nf) if is_upside_down(module) else (module.in_features, module.out_features)
 
 
 @attrs.frozen
@@ -67,6 +84,7 @@ class Layers:
         """`all-linear`, an expression or names, as PEFT takes them. Raises `RunError` where one matches no layer,
         or one that can have no adapter."""
         require_matches(self.plugin, "modules_to_save", self.config.modules_to_save, list(self.modules))
+        self._require_known_tie()
         wanted = named_targets(self.config) or self._of_budget()
         if wanted == (ALL_LINEAR,):
             return ALL_LINEAR
@@ -78,9 +96,16 @@ class Layers:
             self._require_layers(target, [name for name in self.reached if _matches(name, target)])
         return list(wanted)
 
+    def are_upside_down(self, targets: str | list[str]) -> bool:
+        """Whether the chosen linear layers have weights of shape (inputs, outputs), which PEFT wants to be told."""
+        chosen = [self.modules[name] for name in self._chosen(targets)]
+        return any(map(is_upside_down, chosen)) and not any(hasattr(module, "in_features") for module in chosen)
+
     def require_some_left(self, targets: str | list[str]) -> None:
         """Layers that are trained whole get no adapter. Raises `RunError` when that is all of them."""
         whole = self.config.modules_to_save
+        if not self._chosen(targets):
+            raise self._fault("targets", "the model has no linear layer but the output; name layers that it has")
         if all(any(f".{end}." in f".{name}." for end in whole) for name in self._chosen(targets)):
             fault = f"{', '.join(whole)} trained whole leaves no layer to adapt; leave it out, or name other targets"
             raise self._fault("modules_to_save", fault)
@@ -99,21 +124,30 @@ class Layers:
         raise self._fault("r", f"{fault}{f' ({name})' if whole else ''}; lower it")
 
     def _smaller_sides(self, targets: str | list[str]) -> dict[str, int]:
-        linear = {name: self.modules[name] for name in self._chosen(targets)}
-        return {
-            name: min(module.in_features, module.out_features)
-            for name, module in linear.items()
-            if hasattr(module, "in_features")
-        }
+        chosen = {name: self.modules[name] for name in self._chosen(targets)}
+        return {name: min(sides(module)) for name, module in chosen.items() if is_linear(module)}
 
     def _chosen(self, targets: str | list[str]) -> list[str]:
         if targets == ALL_LINEAR:
             head = self.model.get_output_embeddings()
-            linear = {name: module for name, module in self.modules.items() if hasattr(module, "in_features")}
+            linear = {name: module for name, module in self.modules.items() if is_linear(module)}
             return [name for name in self.reached if name in linear and linear[name] is not head]
         if isinstance(targets, str):
             return [name for name in self.reached if re.fullmatch(targets, name)]
         return [name for name in self.reached if any(_matches(name, target) for target in targets)]
+
+    def _require_known_tie(self) -> None:
+        """PEFT trains tied embeddings and output layer as one by these names alone, and would part others."""
+        head = self.model.get_output_embeddings()
+        tied = [
+            name
+            for name, module in self.modules.items()
+            if head is not None and module is not head and getattr(module, "weight", None) is head.weight
+        ]
+        for wanted in self.config.modules_to_save:
+            if any(_matches(name, wanted) and name.rpartition(".")[2] not in TIED_LAYERS for name in tied):
+                fault = f"{wanted} is tied to the output layer; name lm_head, which trains them as one"
+                raise self._fault("modules_to_save", fault)
 
     def _of_budget(self) -> tuple[str, ...]:
         if self.config.budget is None:
@@ -135,7 +169,7 @@ class Layers:
 
     def _like(self, pattern: str) -> str:
         """Whole names, one for each end that is nearest to the pattern."""
-        linear = [name for name, module in self.modules.items() if hasattr(module, "in_features")]
+        linear = [name for name, module in self.modules.items() if is_linear(module)]
         firsts = {name.rpartition(".")[2]: name for name in reversed(linear)}
         nearest = sorted(firsts, key=lambda end: difflib.SequenceMatcher(None, pattern, end).ratio(), reverse=True)
         return ", ".join(firsts[end] for end in nearest[:MOST_NEAR])

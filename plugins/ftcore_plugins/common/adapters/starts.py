@@ -118,6 +118,11 @@ class WholeWeights:
         return weight
 
 
+def needs_whole(base: str) -> str:
+    """What is told of a base that has no whole weights to start from."""
+    return f"model.id: {base} is saved quantized, and its whole weights are needed; set init = 'default'"
+
+
 def _read_whole(loaded: Loaded, trusted: bool) -> Any:
     from transformers import AutoConfig
 
@@ -125,8 +130,7 @@ def _read_whole(loaded: Loaded, trusted: bool) -> Any:
     with hub_errors(loaded.base, loaded.revision), no_progress_bars():
         config = AutoConfig.from_pretrained(loaded.base, **place)
         if getattr(config, "quantization_config", None) is not None:
-            fault = "is saved quantized, and its whole weights are needed; set init = 'default'"
-            raise RunError(f"model.id: {loaded.base} {fault}")
+            raise RunError(needs_whole(loaded.base))
         return model_class(config).from_pretrained(loaded.base, dtype="auto", use_safetensors=True, **place)
 
 

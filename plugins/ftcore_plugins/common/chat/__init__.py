@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from ftcore_plugins.common.chat.encoding import ChatFormat, Encoded, Refused, Train
 from ftcore_plugins.common.chat.messages import Conversation, Message, conversation
-from ftcore_plugins.common.chat.named import BUILT_IN, template_option, template_path_option, template_problems
+from ftcore_plugins.common.chat.named import (
+    BUILT_IN,
+    Variables,
+    template_option,
+    template_path_option,
+    template_problems,
+    variables_option,
+)
 from ftcore_plugins.common.chat.trying import chat_format
 
 __all__ = [
@@ -19,9 +26,11 @@ __all__ = [
     "Message",
     "Refused",
     "Train",
+    "Variables",
     "chat_format",
     "conversation",
     "template_option",
     "template_path_option",
     "template_problems",
+    "variables_option",
 ]

@@ -15,11 +15,12 @@ from typing import Literal
 
 import attrs
 
-from ftcore.api import MASKED
+from ftcore.api import MASKED, TOO_LONG
 from ftcore_plugins.common.chat.exact import Pieces, Turns
 from ftcore_plugins.common.chat.layout import Layout
 from ftcore_plugins.common.chat.messages import Conversation, Message, texts_of
 from ftcore_plugins.common.chat.tokens import Tokens
+from ftcore_plugins.common.length import is_far_too_long
 
 __all__ = ["CHUNK", "LONE_SURROGATE", "ChatFormat", "Encoded", "Refused", "Train"]
 
@@ -53,21 +54,27 @@ class Refused:
 class ChatFormat:
     """A tokenizer with a chat template, tried out. Made by `chat_format`.
 
-    `end_of_turn` is the token that ends a reply. `normal` is the Unicode form that the tokenizer puts text
-    into; `anchor` goes before a text that must not be tokenized as the beginning of a document. `strips` says
-    that the template strips replies. `thoughts` finds those that are written into a reply, if the template knows
-    any: it writes them in its own way. It pickles, and to encode needs neither torch nor the tokenizer of transformers.
+    `end_of_turn` is the token that ends a reply; for `other_ends` and `inner_ends` see `Format`. `normal` is the
+    Unicode form that the tokenizer puts text into; `anchor` goes before a text that must not be tokenized as the
+    beginning of a document. `strips` says that the template strips replies. `thoughts` finds those that are written
+    into a reply, if the template knows any: it writes them in its own way. A conversation that is sure to have more
+    than `most` tokens is refused before it has them all; with `cuts`, only one whose replies do. It pickles, and to
+    encode needs neither torch nor the tokenizer of transformers.
     """
 
     tokens: Tokens
     layout: Layout
     control: re.Pattern[str]
     end_of_turn: int = -1
+    other_ends: frozenset[int] = frozenset()
+    inner_ends: frozenset[int] = frozenset()
     train: Train = "all"
     normal: Literal["", "NFC", "NFKC"] = ""
     anchor: str = ""
     strips: bool = False
     thoughts: re.Pattern[str] | None = None
+    most: int = 0
+    cuts: bool = False
 
     @property
     def prelude(self) -> str:
@@ -93,9 +100,15 @@ class ChatFormat:
         refusals = [self._refusal(one, row) for one, row in zip(ready, turns, strict=True)]
         kept = [place for place, refusal in enumerate(refusals) if not refusal]
         pieces = self.layout.pieces([ready[place] for place in kept], [turns[place] for place in kept])
-        encoded = self._tokenized([self._normalized(row) for row in pieces])
+        for place, row in zip(kept, pieces, strict=True):
+            refusals[place] = TOO_LONG if self._is_too_long(row) else ""
+        short = [row for place, row in zip(kept, pieces, strict=True) if not refusals[place]]
+        encoded = self._tokenized([self._normalized(row) for row in short])
         for refusal in refusals:
             yield Refused(reason=refusal) if refusal else next(encoded)
+
+    def _is_too_long(self, pieces: Pieces) -> bool:
+        return is_far_too_long(self.tokens.encode, pieces[1::2] if self.cuts else pieces, self.most)
 
     def _prepared(self, one: Conversation) -> Conversation:
         """Replies as the template writes them: its own changes must not be mistaken for mistakes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import attrs
@@ -18,6 +19,9 @@ Pieces = list[str]
 
 What follows a reply begins with the token that ends it.
 """
+
+THOUGHT = re.compile(r"^\s*<think>.*?</think>\s*", re.DOTALL)
+"""Thoughts, or the place of such, that a template writes before a reply."""
 
 Turns = tuple[int, ...]
 """The replies that are trained, by their place among the messages."""
@@ -35,7 +39,8 @@ class Exact:
 
     `marked` says that `{% generation %}` marks tell where replies begin instead. `prelude` is what the template
     has a model say before the reply proper, such as the empty thoughts of Qwen 3. `end` is the token that ends a
-    reply, and `tail` what follows the last reply, from there on or from shortly before.
+    reply, `tail` what follows the last reply, from there on or from shortly before, and `ends` are `end` and the
+    tokens that end replies of another kind, such as calls of tools.
     """
 
     template: ChatTemplate
@@ -44,6 +49,7 @@ class Exact:
     prelude: str = ""
     end: str = ""
     tail: str = ""
+    ends: frozenset[str] = frozenset()
 
     def pieces(self, conversations: Sequence[Conversation], turns: Sequence[Turns]) -> list[Pieces]:
         """Cut each conversation at the replies of `turns`.
@@ -89,16 +95,27 @@ class Exact:
         for turn, prompt in zip(turns, prompts, strict=True):
             start = len(prompt)
             stop = self._stop(one, turn, text, start)
-            if not text.startswith(self.end, stop):
-                raise RowError(
-                    "the chat template ends a reply in another way than the last one of a conversation; "
-                    'set train_on = "last", or use another template',
-                    origin=one.origin,
-                )
+            self._require_end(one, turn, text, stop)
             pieces += [text[done:start], text[start:stop]]
             done = stop
         _require_written(one, text)
         return [*pieces, text[done:]]
+
+    def _require_end(self, one: Conversation, turn: int, text: str, stop: int) -> None:
+        found = self.control.match(text, stop)
+        if not found or found.group() not in self.ends:
+            with_what = f"with {found.group()!r}, which is no end of a turn" if found else "with no token"
+            mend = "" if turn == len(one.messages) - 1 else 'set train_on = "last", or '
+            raise RowError(f"the chat template ends a reply {with_what}; {mend}use another template", origin=one.origin)
+
+    def ending(self, text: str) -> re.Match[str] | None:
+        """The token that ends the reply which a text ends with; None if no token does."""
+        after = self.tail.partition(self.end)[2]
+        reply = text.removesuffix(after).rstrip()
+        found = None
+        for found in self.control.finditer(reply):  # noqa: B007  # the last one
+            pass
+        return found if found and found.end() == len(reply) else None
 
     def _stop(self, one: Conversation, turn: int, text: str, start: int) -> int:
         """Where the token begins that ends the reply which begins at `start`; the end of the text if none does."""
@@ -114,13 +131,20 @@ class Exact:
         return found.start() if found else len(text)
 
     def _rich_stop(self, one: Conversation, turn: int, text: str, start: int) -> int:
-        stop = text.find(self.end, start)
-        span = text[start : max(start, stop)]
         # As the last message, the reply is all that follows its prompt: what ends it is its own.
         [alone] = self.template.texts([_head(one, turn + 1)])
-        own = alone[start : alone.find(self.end, start)]
-        if stop < 0 or not own.endswith(span):
-            return len(text)
+        ending = self.ending(alone)
+        own = alone[start : ending.start() if ending else None]
+        stop = start + len(own)
+        if ending and not text.startswith(own, start):  # without its prelude, where messages follow it
+            stop = text.find(ending.group(), start)
+        span = text[start : max(start, stop)]
+        if stop < start or not own.endswith(span):
+            raise RowError(
+                "the chat template writes a reply with thoughts or calls in another way where messages follow it; "
+                'set train_on = "last", or use another template',
+                origin=one.origin,
+            )
         _require_all_of(one.messages[turn], span, one.origin)
         return stop
 
@@ -145,20 +169,38 @@ class Exact:
                 origin=one.origin,
             )
         message = one.messages[last]
-        if "tool_calls" in message or not text.endswith(message["content"] + self.tail):
-            raise _changed(message["content"], one.origin)
         opened = OPENED.search(prompts[0])
-        said = self._thought(message) if opened else message["content"]
+        ending = self.ending(text)
+        written = self._written(message, text[: ending.start()], prompts[0], opened) if ending else None
+        if not ending or written is None:
+            raise _changed(message["content"], one.origin) if len(message) == 2 else _unasked(one.origin)  # noqa: PLR2004
+        self._require_end(one, last, text, ending.start())
+        said = self._thought(message, written) if opened else written
         _require_all_of(message, said, one.origin)
         _require_written(one, prompts[0])
-        place = self.tail.index(self.end)
-        return [prompts[0], said + self.tail[:place], self.tail[place:]]
+        return [prompts[0], said, text[ending.start() :]]
 
-    def _thought(self, message: Message) -> str:
+    def _written(self, message: Message, text: str, prompt: str, opened: re.Match[str] | None) -> str | None:
+        """The reply that ends a text, without thoughts that the prompt opens; None if the template changed it."""
+        if opened and "tool_calls" in message:
+            head = prompt[: opened.start()]
+            return THOUGHT.sub("", text[len(head) :]) if text.startswith(head) else None
+        reply = str(message["content"]) + self.tail.partition(self.end)[0] if opened else self._alone(message)
+        return reply if reply and text.endswith(reply) else None
+
+    def _alone(self, message: Message) -> str:
+        """The reply as the template writes it to a bare question; nothing if it is not what it asks for."""
+        question = {"role": "user", "content": "question"}
+        chat = Conversation(messages=[question, message], roles=("user", "assistant"), origin="", plain=False)
+        [prompt], [text] = self.template.prompts([_head(chat, 1)]), self.template.texts([chat])
+        ending = self.ending(text)
+        return text[len(prompt) : ending.start()] if ending and text.startswith(prompt) else ""
+
+    def _thought(self, message: Message, reply: str) -> str:
         """What the model says after a prompt that opens its thoughts: these or none, their end, and the reply."""
         thoughts = message.get("reasoning_content", "").strip()
         closed = self.prelude if "</think>" in self.prelude else CLOSED
-        return f"{thoughts}\n{closed.lstrip()}{message['content']}" if thoughts else closed + message["content"]
+        return f"{thoughts}\n{closed.lstrip()}{reply}" if thoughts else closed + reply
 
 
 def _head(one: Conversation, turn: int) -> Conversation:
@@ -167,6 +209,11 @@ def _head(one: Conversation, turn: int) -> Conversation:
 
 def _changed(reply: str, origin: str) -> RowError:
     return RowError(f"the chat template changes the reply {reply[:60]!r}; mend the row or leave it out", origin=origin)
+
+
+def _unasked(origin: str) -> RowError:
+    reason = "the chat template writes a reply with thoughts or calls in another way than it asks for it"
+    return RowError(f"{reason}; use another template, or chat_template_kwargs that ask for it", origin=origin)
 
 
 def _require_written(one: Conversation, text: str) -> None:
@@ -185,11 +232,13 @@ def _require_all_of(message: Message, span: str, origin: str) -> None:
     if message.get("reasoning_content", "").strip() not in span:
         reason = 'the chat template leaves out the thoughts of a reply; set train_on = "last", or use another template'
         raise RowError(reason, origin=origin)
-    if message["content"].strip() not in span or any(name not in span for name in _named(message)):
+    missing = any(span.count(text) < count for text, count in Counter(_told(message)).items())
+    if missing or message["content"].strip() not in span:
         raise RowError("the chat template leaves out a tool call; use a template for tools", origin=origin)
 
 
-def _named(message: Message) -> Iterator[str]:
+def _told(message: Message) -> Iterator[str]:
+    """What a template must write of the calls of a message: their names, and those arguments that it cannot change."""
     for call in message.get("tool_calls", ()):
         yield call["function"]["name"]
         yield from (text for text in texts_of(call["function"]["arguments"]) if text.isalnum() and text.isascii())

@@ -7,10 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attrs import Factory
+
 from ftcore.api import Problem, RunError, option
+from ftcore_plugins.common.chat.rendering import RESERVED, syntax_fault
 from ftcore_plugins.common.chat.tokens import begins_with_bos, token_ids
 
-__all__ = ["BUILT_IN", "chosen_template", "template_option", "template_path_option", "template_problems"]
+__all__ = [
+    "BUILT_IN",
+    "Variables",
+    "chosen_template",
+    "template_option",
+    "template_path_option",
+    "template_problems",
+    "variables_option",
+]
+
+Variables = Mapping[str, bool | int | float | str | tuple[str, ...]]
+"""What a template may be told besides the conversation, such as `enable_thinking`."""
 
 PROMPT_ASKED = "{% if add_generation_prompt %}"
 
@@ -102,9 +116,20 @@ def template_path_option() -> Any:
     return option(None, help="file with a chat template in Jinja, in place of chat_template")
 
 
-def template_problems(key: str, template: str, path: Path | None) -> list[Problem]:
-    """What is wrong with the two options of the table `key`, such as `plugin.chat`; imports nothing heavy."""
-    problems = []
+def variables_option() -> Any:
+    """The option `chat_template_kwargs` of a formatter's table."""
+    return option(
+        Factory(dict), help="variables for the chat template, such as { enable_thinking = false }, in training and use"
+    )
+
+
+def template_problems(key: str, template: str, path: Path | None, variables: Variables) -> list[Problem]:
+    """What is wrong with these options of the table `key`, such as `plugin.chat`; imports nothing heavy."""
+    reserved = (name for name in variables if name in RESERVED)
+    problems = [
+        Problem(key=f"{key}.chat_template_kwargs.{name}", message=f"{name} comes from the rows; leave it out")
+        for name in reserved
+    ]
     if template and not _is_jinja(template) and template not in BUILT_IN:
         problems.append(Problem(key=f"{key}.chat_template", message=_unknown(template)))
     if path and template:
@@ -112,15 +137,29 @@ def template_problems(key: str, template: str, path: Path | None) -> list[Proble
         problems.append(Problem(key=f"{key}.chat_template_path", message=message))
     elif path and not path.is_file():
         problems.append(Problem(key=f"{key}.chat_template_path", message=f"no such file: {path}"))
+    elif path:
+        problems += _file_problems(f"{key}.chat_template_path", path)
+    elif _is_jinja(template) and (fault := syntax_fault(template)):
+        problems.append(Problem(key=f"{key}.chat_template", message=f"no chat template in Jinja: {fault}"))
     return problems
 
 
-def chosen_template(tokenizer: Any, template: str = "", path: Path | None = None) -> str:
+def _file_problems(key: str, path: Path) -> list[Problem]:
+    try:
+        fault = syntax_fault(_read(path))
+    except RunError as error:
+        return [Problem(key=key, message=str(error).removeprefix("chat_template_path: "))]
+    return [Problem(key=key, message=f"{path} is no chat template in Jinja: {fault}")] if fault else []
+
+
+def chosen_template(processor: Any, template: str = "", path: Path | None = None) -> str:
     """The source of the template that the options choose. Raises `RunError` if there is none, or if it lacks tokens."""
+    tokenizer = getattr(processor, "tokenizer", processor)
     if path:
         return _read(path)
     if not template:
-        return _own(tokenizer)
+        own = getattr(processor, "chat_template", None)
+        return own if isinstance(own, str) and not tokenizer.chat_template else _own(tokenizer)
     return template if _is_jinja(template) else _built_in(tokenizer, template)
 
 

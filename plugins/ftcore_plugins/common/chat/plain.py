@@ -8,24 +8,29 @@ from typing import Any
 
 import attrs
 
-from ftcore.api import MASKED, Drop, Example, Format, Row, RunError
+from ftcore.api import MASKED, TOO_LONG, Drop, Example, Format, Row, Run, RunError
 from ftcore_plugins.common.chat.encoding import LONE_SURROGATE
 from ftcore_plugins.common.chat.rows import fingerprint, text_of, tokenizer_of
 from ftcore_plugins.common.chat.tokens import Tokens, begins_with_bos, control_tokens, tokens_of
 from ftcore_plugins.common.collate import PadRight, pad_id_of
+from ftcore_plugins.common.length import is_far_too_long
 
 __all__ = ["PlainQuestions", "PlainRows", "plain_format"]
 
 
 @attrs.frozen(kw_only=True)
 class PlainRows:
-    """`Format.encode` of rows with a text: `before` it go the tokens that begin a text, after it `end`."""
+    """`Format.encode` of rows with a text: `before` it go the tokens that begin a text, after it `end`.
+
+    One that is sure to have more than `most` is dropped before it has them all.
+    """
 
     tokens: Tokens
     control: re.Pattern[str]
     column: str
     before: tuple[int, ...]
     end: int
+    most: int = 0
 
     def __call__(self, rows: Sequence[Row]) -> list[Example | Drop]:
         """One answer for each row. Raises `RowError` for a row without a text."""
@@ -43,7 +48,9 @@ class PlainRows:
             return "empty text"
         if not text.isascii() and LONE_SURROGATE.search(text):
             return "not valid unicode"
-        return "contains control tokens" if self.control.search(text) else ""
+        if self.control.search(text):
+            return "contains control tokens"
+        return TOO_LONG if is_far_too_long(self.tokens.encode, [text], self.most) else ""
 
     def _example(self, row: Row, text: str, tokens: list[int]) -> Example:
         ids = [*self.before, *tokens, self.end]
@@ -63,10 +70,10 @@ class PlainQuestions:
 
     def _open(self, example: Example) -> Example:
         ids = list(example.input_ids)[:-1]
-        return attrs.evolve(example, input_ids=ids, labels=[MASKED] * len(ids))
+        return attrs.evolve(example, input_ids=ids, labels=[MASKED] * len(ids), replies=())
 
 
-def plain_format(processor: Any, column: str) -> Format:
+def plain_format(run: Run, processor: Any, column: str) -> Format:
     """The answer of `format_dataset` for rows of plain text. Raises `RunError` without an end-of-text token."""
     tokenizer = tokenizer_of(processor)
     if tokenizer.eos_token_id is None:
@@ -78,6 +85,7 @@ def plain_format(processor: Any, column: str) -> Format:
         column=column,
         before=(tokenizer.bos_token_id,) if begins_with_bos(tokenizer) else (),
         end=tokenizer.eos_token_id,
+        most=run.profile.train.max_length,
     )
 
     def question(prompt: str, images: Sequence[str]) -> Mapping[str, Any]:

@@ -27,7 +27,9 @@ class Questions:
 
     def __call__(self, rows: Sequence[Row]) -> list[Example | Drop]:
         """One answer for each row. Raises `RowError` for a row that asks nothing."""
-        return self.rows([self.completed(row) for row in rows])
+        whole = [self.completed(row) for row in rows]
+        pairs = zip(self.rows(whole), rows, whole, strict=True)
+        return [answer if _has_reply(row, other) else _without_reply(answer) for answer, row, other in pairs]
 
 
 def asking(
@@ -79,6 +81,16 @@ def listed(value: Any) -> list[Any]:
 def lacks(value: Any) -> bool:
     """Whether a column holds nothing: null, or an empty text."""
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _has_reply(row: Row, whole: Row) -> bool:
+    """Whether nothing had to be put into the row. Its messages may be JSON text."""
+    before = row.values
+    return all(value == before.get(name) or value == listed(before.get(name)) for name, value in whole.values.items())
+
+
+def _without_reply(answer: Example | Drop) -> Example | Drop:
+    return attrs.evolve(answer, replies=()) if isinstance(answer, Example) else answer
 
 
 def _none(_: Any) -> str:

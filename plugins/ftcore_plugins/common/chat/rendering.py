@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any, TypeVar
 
 import attrs
 
 from ftcore.api import RowError, RunError
-from ftcore_plugins.common.chat.messages import Conversation
+from ftcore_plugins.common.chat.messages import Conversation, Message
 
-__all__ = ["ChatTemplate", "Span", "looked_for", "within"]
+__all__ = ["RESERVED", "ChatTemplate", "Span", "looked_for", "syntax_fault", "within"]
 
 T = TypeVar("T")
 Span = tuple[int, int]
 """First and last character of what a template's marks enclose."""
 
-# Llama 3.1 and 3.2 put today's date into the prompt unless they are given one. A resumed run must see the
-# tokens that it saw yesterday; this is the date that the template itself falls back to.
-FIXED = {"date_string": "26 Jul 2024"}
+# Llama 3.1 and 3.2 and gpt-oss put today's date into the prompt; the first two unless they are given one. A resumed
+# run must see the tokens that it saw yesterday; this is the date that Llama's template itself falls back to.
+DAY = date(2024, 7, 26)
+FIXED = {"date_string": DAY.strftime("%d %b %Y")}
+
+NOW = re.compile(r"\bstrftime_now\(\s*(['\"])(.*?)\1\s*\)")
+
+RESERVED = frozenset(
+    {"add_generation_prompt", "chat_template", "continue_final_message", "conversations", "documents", "messages"}
+    | {"return_assistant_tokens_mask", "tools"}
+)
+"""Variables that are the row's, or the renderer's."""
 
 TIME_LIMIT = 10.0
 TIME_LIMIT_A_ROW = 0.1
@@ -38,10 +50,18 @@ MARKUP = re.compile(r"(?=.*[<>\[\]|`#])\S.*\S.*\S", re.DOTALL)
 
 @attrs.frozen(kw_only=True)
 class ChatTemplate:
-    """A template's source, and the special tokens that it may name, such as `bos_token`."""
+    """A template's source, the special tokens that it may name, such as `bos_token`, and further `variables`.
+
+    The rest is how it takes messages: with `parts`, their text as a list of one part; with `text_arguments`, the
+    arguments of calls as JSON text; with `null_content`, null as the content of a message that only calls.
+    """
 
     source: str
     special: Mapping[str, str]
+    variables: Mapping[str, Any] = attrs.field(factory=dict)
+    parts: bool = False
+    text_arguments: bool = False
+    null_content: bool = False
 
     @property
     def has_marks(self) -> bool:
@@ -81,13 +101,50 @@ class ChatTemplate:
         alone = any(one.tools for one in conversations)
         for together in [[one] for one in conversations] if alone else [conversations]:
             texts, spans = render_jinja_template(
-                conversations=[one.messages for one in together],
+                conversations=[self._messages(one) for one in together],
                 tools=list(together[0].tools) or None if alone else None,
-                chat_template=self.source,
+                chat_template=_undated(self.source),
                 **options,
-                **{**self.special, **FIXED},
+                **{**self.special, **FIXED, **self.variables},
             )
             yield from zip(texts, spans or [[] for _ in texts], strict=True)
+
+    def _messages(self, one: Conversation) -> Sequence[Message]:
+        return one.messages if one.plain and not self.parts else [self._message(message) for message in one.messages]
+
+    def _message(self, message: Message) -> Message:
+        calls, content = message.get("tool_calls"), message["content"]
+        if calls and self.text_arguments:
+            message = {**message, "tool_calls": [_with_text(call) for call in calls]}
+        if calls and self.null_content and not content:
+            return {**message, "content": None}
+        return {**message, "content": [{"type": "text", "text": content}]} if self.parts else message
+
+
+@functools.lru_cache(maxsize=16)
+def _undated(source: str) -> str:
+    return NOW.sub(lambda call: repr(DAY.strftime(call[2])), source)
+
+
+def _with_text(call: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = call["function"]["arguments"]
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return {**call, "function": {**call["function"], "arguments": text}}
+
+
+def syntax_fault(source: str) -> str:
+    """What keeps a template from being read, with the line; empty if nothing does, or jinja2 is not there to ask."""
+    try:
+        from jinja2 import TemplateSyntaxError
+    except ImportError:  # told by whoever renders
+        return ""
+    try:
+        _environment().compile(source)
+    except TemplateSyntaxError as error:
+        return f"line {error.lineno}: {error.message}"
+    except (SyntaxError, RecursionError, MemoryError) as error:  # of the Python that Jinja makes of it
+        return str(getattr(error, "msg", "") or "it is nested too deeply")
+    return ""
 
 
 def looked_for(source: str) -> re.Pattern[str]:
@@ -95,10 +152,10 @@ def looked_for(source: str) -> re.Pattern[str]:
 
     These are the texts that it compares parts of a text with, and any that reads like markup.
     """
-    from jinja2 import Environment, TemplateError, nodes
+    from jinja2 import TemplateError, nodes
 
     try:
-        tree = Environment(autoescape=False, extensions=_extensions()).parse(source)  # noqa: S701  # text, no HTML
+        tree = _environment().parse(source)
     except TemplateError:
         return re.compile("")
     found = {const.value for const in tree.find_all(nodes.Const) if MARKUP.search(str(const.value))}
@@ -121,8 +178,9 @@ def _sought(node: Any) -> Iterator[Any]:
     return (part.value for part in parts if isinstance(part, nodes.Const))
 
 
-def _extensions() -> list[Any]:
-    """Those that transformers gives to templates; the marks need only be read over."""
+def _environment() -> Any:
+    """With the extensions that transformers gives to templates; the marks need only be read over."""
+    from jinja2 import Environment
     from jinja2.ext import Extension, loopcontrols
 
     class Marks(Extension):
@@ -132,7 +190,7 @@ def _extensions() -> list[Any]:
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    return [Marks, loopcontrols]
+    return Environment(autoescape=False, extensions=[Marks, loopcontrols])  # noqa: S701  # text, no HTML
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:

@@ -11,13 +11,13 @@ from typing import Any
 
 import attrs
 
-from ftcore.api import Drop, Example, Format, Row, RowError
+from ftcore.api import Drop, Example, Format, Row, RowError, Run
 from ftcore_plugins.common.chat.encoding import ChatFormat, Refused
 from ftcore_plugins.common.chat.messages import Conversation, Message, kind_of
 from ftcore_plugins.common.chat.tokens import Tokens
 from ftcore_plugins.common.collate import PadRight, pad_id_of
 
-__all__ = ["PRELUDE", "ChatRows", "asked", "fingerprint", "format_of", "text_of", "tokenizer_of"]
+__all__ = ["PRELUDE", "ChatRows", "asked", "bounded", "fingerprint", "format_of", "text_of", "tokenizer_of"]
 
 PRELUDE = "prelude"
 """Feature of an example: what comes before the reply proper in reply and answer, such as Qwen 3's empty thoughts."""
@@ -63,14 +63,22 @@ class ChatRows:
 
 def format_of(chat: ChatFormat, rows: ChatRows, processor: Any) -> Format:
     """The answer of `format_dataset`: the tuned model is saved with the template that it was trained in."""
+    template = chat.layout.exact.template
     return Format(
         encode=rows,
         collate=PadRight(pad_id=pad_id_of(tokenizer_of(processor))),
-        processor=_with_template(processor, chat.source),
+        processor=_with_template(processor, template.source),
         end_of_turn=chat.end_of_turn,
+        other_ends=chat.other_ends,
+        inner_ends=chat.inner_ends,
         trains="everything" if chat.train == "everything" else "replies",
-        fingerprint=fingerprint(chat.tokens, chat.source, chat.layout.exact.template.special),
+        fingerprint=fingerprint(chat.tokens, template.source, {**template.special, **template.variables}),
     )
+
+
+def bounded(chat: ChatFormat, run: Run) -> ChatFormat:
+    """The format for rows of a run, which bears so many tokens, and may cut the others."""
+    return attrs.evolve(chat, most=run.profile.train.max_length, cuts=run.profile.data.long_rows == "cut")
 
 
 def tokenizer_of(processor: Any) -> Any:
@@ -78,13 +86,13 @@ def tokenizer_of(processor: Any) -> Any:
     return getattr(processor, "tokenizer", processor)
 
 
-def fingerprint(tokens: Tokens, template: str, special: Mapping[str, str]) -> str:
+def fingerprint(tokens: Tokens, template: str, variables: Mapping[str, Any]) -> str:
     """A SHA-256 over what decides about the tokens of a row, besides its text; empty if some of it is not known."""
     source = tokens.source()
     if not source:
         return ""
     versions = [version(library) for library in ("tokenizers", "transformers", "jinja2")]
-    parts = json.dumps([template, sorted(special.items()), versions])
+    parts = json.dumps([template, sorted(variables.items()), versions])
     return hashlib.sha256(f"{source}\0{parts}".encode()).hexdigest()
 
 

@@ -69,4 +69,4 @@ def _digest(source: Source) -> str:
     saved = sorted(path for path in source.saved.rglob("*") if path.is_file() and path.name != CARD)
     base = (*source.base_files, *source.beside) if source.loaded.adapter else source.beside
     into = source.quantized if source.is_dequantized else ""
-    return digest_of([*saved, *base], source.loaded.base, source.loaded.revision, into, str(source.data.end_of_turn))
+    return digest_of([*saved, *base], source.loaded.base, source.loaded.revision, into, str(source.data.stops))

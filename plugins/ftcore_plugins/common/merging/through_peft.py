@@ -18,8 +18,8 @@ from ftcore_plugins.common.merging.shards import require_finite
 from ftcore_plugins.common.merging.source import Source
 from ftcore_plugins.common.merging.streaming import Whole
 from ftcore_plugins.common.quiet import quiet_logger
+from ftcore_plugins.common.saved import read_whole
 
-MADE_WHOLE = ("fp8", "mxfp4")
 REFUSALS = (AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
 """PEFT does not look at the settings of an adapter before it goes by them."""
 
@@ -41,7 +41,7 @@ def merge(kind: Any, source: Source, dtype: torch.dtype, trained_on: Whole) -> A
     """
     loaded = source.loaded
     with hub_errors(loaded.base, loaded.revision):
-        config = _read_whole(source.base_config)
+        config = read_whole(source.base_config)
         model = kind.from_pretrained(loaded.base, config=config, dtype=dtype, use_safetensors=True, **source.place)
     model = _whole(kind, model) if kind_of(model) else model
     for name, weight in trained_on.items():
@@ -61,15 +61,6 @@ def _require_taken(tuned: Any, source: Source) -> None:
     strange = sorted(adapter.tensors.keys() - taken)
     if strange:
         raise adapter.foreign(source.loaded.base, f"it has {strange[0]}, and there is no place for it")
-
-
-def _read_whole(config: Any) -> Any:
-    """The same configuration; FP8 and MXFP4 become whole as they are read, also where a GPU could work with them."""
-    config = copy.deepcopy(config)
-    saved = getattr(config, "quantization_config", None)
-    if isinstance(saved, dict) and saved.get("quant_method") in MADE_WHOLE:
-        saved["dequantize"] = True
-    return config
 
 
 def _whole(kind: Any, saved_quantized: Any) -> Any:

@@ -112,7 +112,7 @@ def _stream(folder: Path, source: Source, dtype: torch.dtype, settings: Settings
 def _write(folder: Path, model: Any, planned: dict[str, Planned], source: Source, settings: Settings) -> None:
     with torch.no_grad():
         write_shards(folder, planned, settings.max_shard_size)
-    stop_at(model, source.data.end_of_turn)
+    stop_at(model, source.data.stops)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
@@ -137,5 +137,5 @@ def _through_peft(folder: Path, source: Source, dtype: torch.dtype, settings: Se
     kind = model_class(source.base_config)
     with merging_errors(), no_progress_bars(), no_deprecations(), torch.random.fork_rng():
         model = merge(kind, source, dtype, _trained_on(source))
-        stop_at(model, source.data.end_of_turn)
+        stop_at(model, source.data.stops)
         model.save_pretrained(folder, max_shard_size=settings.max_shard_size)
