@@ -1,4 +1,4 @@
-"""Builds the plugins of one run: registered in profile order, checked against the hooks, and guarded."""
+"""Builds the plugins of one run: registered in profile order, and guarded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from ftcore.errors import PluginError, Problem
 from ftcore.hookspecs import PROJECT, Hooks, Kind, hook_kinds
 from ftcore.isolation import Observer, Report, Traced, name_failures, name_wrapper_failures, trace
 from ftcore.plugins import Active, Plugins
-from ftcore.slots import SLOTS, conflicts, yields_all
-from ftcore.structure import nearest
+from ftcore.slots import conflicts, yields_all
 
 
 class _Manager(pluggy.PluginManager):
@@ -37,14 +36,13 @@ def build_plugins(
 ) -> tuple[Plugins, list[Problem]]:
     """Register `active`, first plugin first, and find slots with no filler or too many.
 
-    Raises `PluginError` when a plugin cannot be built or names an unknown hook or argument.
+    Raises `PluginError` when a plugin cannot be built.
     """
     fallbacks = {plugin.source.name for plugin in active if plugin.fallback}
     manager = _Manager({plugin.cls for plugin in active if plugin.fallback})
     for plugin in reversed(active):  # pluggy calls the last one registered first
         _register(manager, plugin)
     sources = {plugin.source.name: plugin.source for plugin in active}
-    _reject_misfits(manager, sources)
     for name in [name for name in fallbacks if yields_all(manager, name)]:
         manager.unregister(name=name)  # it is not asked to check what is not its business
     problems = conflicts(manager)
@@ -54,34 +52,10 @@ def build_plugins(
 
 def _register(manager: pluggy.PluginManager, plugin: Active) -> None:
     try:
-        # A plugin without options has no Config, and then needs no constructor either.
         instance = plugin.cls(plugin.config) if hasattr(plugin.cls, "Config") else plugin.cls()
         manager.register(instance, name=plugin.source.name)
-    except pluggy.PluginValidationError as error:
-        reason = " ".join(str(error).split())
-        raise PluginError(f"plugin {plugin.source} does not fit its hooks: {reason}") from None
     except (Exception, SystemExit) as error:
         raise PluginError(f"plugin {plugin.source} cannot be built: {type(error).__name__}: {error}") from error
-
-
-def _reject_misfits(manager: pluggy.PluginManager, sources: Mapping[str, Source]) -> None:
-    kinds = hook_kinds()
-    for hook, caller in vars(manager.hook).items():
-        for impl in [] if hook.startswith("_") else caller.get_hookimpls():
-            fault = _misfit(hook, kinds.get(hook), impl)
-            if fault:
-                raise PluginError(f"plugin {sources[impl.plugin_name]} {fault}")
-    manager.check_pending()
-
-
-def _misfit(hook: str, kind: Kind | None, impl: pluggy.HookImpl) -> str:
-    if kind is None:
-        return "" if impl.optionalhook else f"implements an unknown hook {hook!r}{nearest(hook, hook_kinds())}"
-    if impl.kwargnames:
-        return f"gives {', '.join(impl.kwargnames)} a default in {hook}; hook arguments have none"
-    if kind not in SLOTS and (impl.wrapper or impl.hookwrapper):
-        return f"wraps {hook}; only hooks that one plugin answers can be wrapped"
-    return ""
 
 
 def _guard(

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from ftcore.errors import PluginError
+from ftcore.fitting import misfits
 
 PLUGINS = "ftcore.plugins"
 FALLBACKS = "ftcore.fallbacks"
@@ -33,7 +34,7 @@ class Source:
         return f"{self.name} ({self.distribution} {self.version})"
 
     def load(self) -> type[Any]:
-        """Import the plugin's class. Raises `PluginError` that names the distribution and the cause."""
+        """Import the plugin's class. Raises `PluginError` for one that is broken or fits no hooks, with the cause."""
         try:
             cls = self.entry_point.load()
         except (Exception, SystemExit) as error:
@@ -47,6 +48,9 @@ class Source:
             attrs.resolve_types(config_class(cls))
         except (NameError, TypeError) as error:
             raise PluginError(f"plugin {self}: its Config cannot be read: {error}") from error
+        faults = "; ".join(misfits(cls))
+        if faults:
+            raise PluginError(f"plugin {self} {faults}")
         return cls
 
 

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from ftcore.display import Display, Silent, Steady
-from ftcore.ending import told_as, way_on_after
-from ftcore.errors import FtcoreError, Interrupted, Problem, RunError
+from ftcore.errors import Problem, RunError
+from ftcore.executing import Begun, execute, nobody
 from ftcore.isolation import Traced
 from ftcore.locks import COMMAND_LOCK, locked
 from ftcore.manifest import Manifest, new_manifest, read_manifest
 from ftcore.plugins import Plugins
 from ftcore.preflight import LoadedProfile, check_profile, load_profile
-from ftcore.processes.attach import rank_log
-from ftcore.processes.endings import failures_recorded, lost_another
+from ftcore.processes.failures import failures_recorded
+from ftcore.processes.last_words import forget, smaller_batch_in
 from ftcore.processes.launch import JOINED, NO_LAUNCHER, join, launch, try_launch, worker_command
 from ftcore.processes.placement import is_several, leads
 from ftcore.processes.ranks import Ranks
-from ftcore.processes.words import forget, leave, leave_to_main, smaller_batch_in, true_reason
 from ftcore.processes.world import enter_world, is_job_script, worker_world
 from ftcore.resuming import in_smaller_batches, pinned, restarted_manifest, resumed_manifest, write_resumed
-from ftcore.runlog import RunLog, logged_to
 from ftcore.runs import PROFILE, create_run_folder, planned_folder
-from ftcore.signals import StopSignals
 from ftcore.values import Outcome, Run, World
 
-if TYPE_CHECKING:
-    from ftcore.session import Session
-
 Record = Callable[[Traced], None]
-Begun = Callable[[Path], None]
 
 
 def check(loaded: LoadedProfile, *, report: Callable[[str], None]) -> list[Problem]:
@@ -90,7 +82,7 @@ def run(
     if _joins(this):
         return join(plugins, this, loaded, shown)
     this, manifest = _agreed(plugins, this, begin)
-    return _launch_or_execute(plugins, this, manifest, shown, begun or _nobody, trace=record is not None)
+    return _launch_or_execute(plugins, this, manifest, shown, begun or nobody, trace=record is not None)
 
 
 @failures_recorded()
@@ -123,7 +115,7 @@ def resume(
 
     def goes_on(place: Path) -> None:
         write_resumed(place, agreed, loaded.settings())
-        (begun or _nobody)(place)
+        (begun or nobody)(place)
 
     return _launch_or_execute(plugins, this, agreed, shown, goes_on, trace=record is not None)
 
@@ -155,59 +147,6 @@ def probe(folder: Path) -> None:
             return stack.enter_context(tempfile.TemporaryDirectory(prefix=".ftcore-", dir=there))
 
         ranks.require_shared(Path(ranks.tell(make)))
-
-
-def execute(plugins: Plugins, run: Run, manifest: Manifest, display: Display, begun: Begun | None = None) -> Outcome:
-    """Do the work of a run whose folder is there, and tell everyone how it ended."""
-    from ftcore.session import Session  # `check` ends before the work, and is lighter without it
-
-    with ExitStack() as stack:
-        shown = stack.enter_context(_logged(run, display))
-        signals = stack.enter_context(StopSignals())
-        if run.world.is_main:
-            (begun or _nobody)(run.folder)
-        session = Session(plugins, run, manifest, shown, signals)
-        try:
-            outcome = session.work()
-        except BaseException as error:
-            signals.deferred = True
-            told = _end_early(session, run, error, true_reason(run, error, signals.requested))
-            if run.world.started_by != "ftcore":  # else the launcher says both, or starts again
-                if way_on := way_on_after(told, run.folder):
-                    display.say(way_on)
-                leave_to_main(told, run)
-            raise told from told.__cause__
-        signals.deferred = True
-        session.ended(outcome)
-    return outcome
-
-
-def _end_early(session: Session, run: Run, raised: BaseException, error: BaseException) -> FtcoreError | Interrupted:
-    """Tell everyone but the caller that `error` has ended the run, and answer what the caller is told.
-
-    It is what this process `raised`, or another one: then that one has left its word.
-    """
-    failed = session.failed(error)
-    told = told_as(error, run, failed.reason)
-    if error is raised and not lost_another(error):
-        leave(run, told, failed.reason)
-    # The user reads one sentence; run.log keeps where it came from.
-    trace = None if isinstance(error, Interrupted) else raised
-    logging.getLogger("ftcore").error("the run has ended early: %s", failed.reason, exc_info=trace)
-    with contextlib.suppress(OSError):  # on a full disk the first error is the one to tell
-        session.ended(failed)
-    return told
-
-
-@contextmanager
-def _logged(run: Run, display: Display) -> Iterator[Display]:
-    """The main process holds the run, and writes down what it shows; another one has a file of its own."""
-    if not run.world.is_main:
-        with logged_to(rank_log(run.folder, run.world.rank)):
-            yield display
-        return
-    with locked(run.folder), RunLog(run.folder, display) as shown:
-        yield shown
 
 
 def _opened(
@@ -271,7 +210,3 @@ def _launch_or_execute(
         if is_several(run):
             raise RunError(NO_LAUNCHER)
         return execute(plugins, run, manifest, display)
-
-
-def _nobody(folder: Path) -> None:
-    """Told where a run has begun when nobody else wants to know."""

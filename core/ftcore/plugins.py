@@ -122,7 +122,7 @@ class Plugins:
     def export_size(self, run: Run, parameters: int) -> Mapping[str, int]:
         """Bytes that exporters write, by the names of those that say so."""
         answers = self._each("export_size", run=run, parameters=parameters)
-        return {name: self._expect("export_size", size, int) for name, size in answers}
+        return {name: self._expect("export_size", size, int, by=name) for name, size in answers}
 
     def load_model(self, run: Run, processor: Any, quantization: Quantization | None) -> Loaded:
         """The model."""
@@ -160,7 +160,7 @@ class Plugins:
         answers = [answer for _, answer in self._each("track", run=run, settings=settings, sent=sent)]
         if len(answers) == 1 and callable(getattr(answers[0], "send", None)):
             return cast("Tracker", answers[0])
-        raise self._wrong("track", "Tracker", answers[0] if answers else None)
+        raise self._wrong("track", "Tracker", answers[0] if answers else None, by=self._asked)
 
     def on_step(self, run: Run, step: Step) -> list[StopRequest | Notice]:
         """What the observers ask for, and tell."""
@@ -181,20 +181,20 @@ class Plugins:
 
     def export(self, run: Run, loaded: Loaded, data: PreparedData, *, saved: Path, exports: Path) -> Iterator[Artifact]:
         """Every artifact, as it is written."""
-        for _, answer in self._each("export", run=run, loaded=loaded, data=data, saved=saved, exports=exports):
-            for artifact in [answer] if isinstance(answer, Artifact) else self._several("export", answer):
-                proof = self._proof("export", self._expect("export", artifact, Artifact).proof)
+        for name, answer in self._each("export", run=run, loaded=loaded, data=data, saved=saved, exports=exports):
+            for artifact in [answer] if isinstance(answer, Artifact) else self._several("export", answer, by=name):
+                proof = self._proof("export", self._expect("export", artifact, Artifact, by=name).proof, by=name)
                 yield attrs.evolve(artifact, proof=proof)
 
     def verify(self, run: Run, artifact: Artifact, reference: Path) -> Proof | None:
         """The proof of the first plugin that knows this kind of artifact, or None."""
         answers = self._each("verify", run=run, artifact=artifact, reference=reference)
-        return next((self._proof("verify", proof) for _, proof in answers), None)
+        return next((self._proof("verify", proof, by=name) for name, proof in answers), None)
 
     def publish(self, run: Run, artifacts: Sequence[Artifact], saved: Path) -> Iterator[str]:
         """Every place that something was sent to."""
-        for _, place in self._each("publish", run=run, artifacts=artifacts, saved=saved):
-            yield self._expect("publish", place, str)
+        for name, place in self._each("publish", run=run, artifacts=artifacts, saved=saved):
+            yield self._expect("publish", place, str, by=name)
 
     def run_ended(self, run: Run, outcome: Outcome) -> None:
         """Tell the observers, also those that were left out."""
@@ -215,35 +215,36 @@ class Plugins:
             for answer in self._manager.subset_hook_caller(hook, others)(**arguments):
                 yield name, answer
 
-    def _several(self, hook: str, answer: Any) -> Iterable[Any]:
+    def _several(self, hook: str, answer: Any, *, by: str) -> Iterable[Any]:
         if isinstance(answer, Iterable) and not isinstance(answer, str | Mapping):
             return answer
-        raise self._wrong(hook, "Artifact or several of them", answer)
+        raise self._wrong(hook, "Artifact or several of them", answer, by=by)
 
-    def _proof(self, hook: str, proof: Any) -> Proof:
-        found = self._expect(hook, proof, Proof)
-        self._expect(hook, found.verdict, Verdict)
-        return attrs.evolve(found, figures=self._numbers(hook, found.figures))
+    def _proof(self, hook: str, proof: Any, *, by: str) -> Proof:
+        found = self._expect(hook, proof, Proof, by=by)
+        self._expect(hook, found.verdict, Verdict, by=by)
+        return attrs.evolve(found, figures=self._numbers(hook, found.figures, by=by))
 
-    def _numbers(self, hook: str, figures: Mapping[str, Any]) -> dict[str, float]:
+    def _numbers(self, hook: str, figures: Mapping[str, Any], *, by: str = "") -> dict[str, float]:
         """Plain numbers, which JSON can hold; a numpy or torch scalar is turned into one."""
         try:
             return {str(name): float(value) for name, value in figures.items()}
         except (TypeError, ValueError, AttributeError) as error:
-            raise PluginError(f"{hook}: {self._names(hook)} must answer numbers: {error}") from error
+            raise PluginError(f"{hook}: {by or self._names(hook)} must answer numbers: {error}") from error
 
     def _answered(self, hook: str, answer: T | None) -> T:
         if answer is None:
             raise PluginError(f"{hook}: {self._names(hook)} answered nothing; it must return a value")
         return answer
 
-    def _expect(self, hook: str, answer: Any, cls: type[T]) -> T:
+    def _expect(self, hook: str, answer: Any, cls: type[T], *, by: str = "") -> T:
         if isinstance(answer, cls):
             return answer
-        raise self._wrong(hook, cls.__name__, answer)
+        raise self._wrong(hook, cls.__name__, answer, by=by)
 
-    def _wrong(self, hook: str, wanted: str, answer: Any) -> PluginError:
-        return PluginError(f"{hook}: {self._names(hook)} must return {wanted}, got {type(answer).__name__}")
+    def _wrong(self, hook: str, wanted: str, answer: Any, *, by: str = "") -> PluginError:
+        """`by` is the plugin that answered; without it, all that may have."""
+        return PluginError(f"{hook}: {by or self._names(hook)} must return {wanted}, got {type(answer).__name__}")
 
     def _names(self, hook: str) -> str:
         return ", ".join(self.implementers(hook))

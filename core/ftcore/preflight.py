@@ -18,7 +18,7 @@ from ftcore.isolation import Report, Traced
 from ftcore.options import as_table, defaults_of
 from ftcore.plugins import Active, Plugins
 from ftcore.processes.placement import launch_problems, world_size
-from ftcore.profile import LayeredProfile, Table, read_profile
+from ftcore.profile import HARDWARE_PROFILE, LayeredProfile, Table, read_profile
 from ftcore.sensible import contradictions, doubts
 from ftcore.structure import KeyPath, nearest, structure
 from ftcore.tables import DataTable, ExportTable, HardwareTable, ModelTable, RunTable, TrainTable
@@ -62,12 +62,13 @@ class LoadedProfile:
         return {**tables, "plugin": plugins}
 
     def _hardware_profile(self) -> str | list[str]:
-        """`hardware.profile`, with paths that do not hang on the profile's folder."""
-        *below, profile, _ = self.source.layers
+        """`hardware.profile`, with paths that hang on no folder."""
+        *below, _, _ = self.source.layers
         named = self.profile.hardware.profile
         names = [named] if isinstance(named, str) else [*named]
         if below:
-            names = [str(profile.folder / name) if name.endswith(".toml") else name for name in names]
+            folder = self.source.folder_of(HARDWARE_PROFILE)
+            names = [str(folder / name) if name.endswith(".toml") else name for name in names]
         return names[0] if isinstance(named, str) else names
 
 
@@ -166,8 +167,7 @@ def _with_absolute_paths(source: LayeredProfile, value: Any, key: KeyPath) -> An
     """Relative paths hang on the file that they are written in; defaults on the working directory."""
     changes = {}
     for field in attrs.fields(type(value)):
-        item, layer = getattr(value, field.name), source.layer_of((*key, field.name))
-        folder = layer.folder if layer else Path.cwd()
+        item, folder = getattr(value, field.name), source.folder_of((*key, field.name))
         if attrs.has(type(item)):
             changes[field.name] = _with_absolute_paths(source, item, (*key, field.name))
         elif isinstance(item, Path):

@@ -13,9 +13,11 @@ from ftcore.accelerate_file import read_accelerate_file
 from ftcore.errors import Problem, ProfileError, Severity
 from ftcore.hardware import find_hardware_profile
 from ftcore.layer import DOTTED_BOMB, TOO_DEEP, Layer, check_caps, read_layer
-from ftcore.locate import KEY, KeyPath, line_of
+from ftcore.locate import KEY, KeyPath
 
 Table = dict[str, Any]
+
+HARDWARE_PROFILE = ("hardware", "profile")
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +32,11 @@ class LayeredProfile:
     def layer_of(self, key: KeyPath) -> Layer | None:
         """The topmost layer that wrote `key`, or None for a default."""
         return next((layer for layer in reversed(self.layers) if _written(layer.tables, key)), None)
+
+    def folder_of(self, key: KeyPath) -> Path:
+        """The folder that a path hangs on which `key` names; that of a default is the working directory."""
+        layer = self.layer_of(key)
+        return layer.folder if layer else Path.cwd()
 
     def problem(self, key: KeyPath, message: str, severity: Severity = "error") -> Problem:
         """A problem that knows the file and line of `key`, or of the table that lacks it."""
@@ -66,10 +73,11 @@ def read_profile(
     problems: list[Problem] = []
     profile = read_layer(path)
     command_line = _command_line_layer(sets, switch_on, problems)
-    top = _merge([profile.tables, command_line.tables])
-    hardware = [] if resolved else _hardware_layers(top, profile, problems)
+    written = (profile, command_line)
+    top = LayeredProfile(name=path.stem, tables=_merge(layer.tables for layer in written), layers=written)
+    hardware = [] if resolved else _hardware_layers(top, problems)
     accelerate = [] if resolved else _accelerate_layer(profile, command_line, problems)
-    layers = (*hardware, *accelerate, profile, command_line)
+    layers = (*hardware, *accelerate, *written)
     tables = _merge(layer.tables for layer in layers)
     problems += _switch_off(tables, switch_off, fallbacks)
     return LayeredProfile(name=path.stem, tables=tables, layers=layers, problems=tuple(problems))
@@ -117,25 +125,24 @@ def _set_string(key: str, value: str) -> Table:
     return dict(table)
 
 
-def _hardware_layers(top: Table, profile: Layer, problems: list[Problem]) -> list[Layer]:
-    table = top.get("hardware", {})
+def _hardware_layers(top: LayeredProfile, problems: list[Problem]) -> list[Layer]:
+    table = top.tables.get("hardware", {})
     named = table.get("profile", "auto") if isinstance(table, dict) else "auto"
     names = named if isinstance(named, list) else [named]
     # What is no string is reported when the table is structured.
-    found = [_hardware_layer(name, profile, problems) for name in names if isinstance(name, str)]
+    found = [_hardware_layer(name, top, problems) for name in names if isinstance(name, str)]
     return [layer for layer in found if layer is not None]
 
 
-def _hardware_layer(name: str, profile: Layer, problems: list[Problem]) -> Layer | None:
-    found = find_hardware_profile(name, profile.folder)
+def _hardware_layer(name: str, top: LayeredProfile, problems: list[Problem]) -> Layer | None:
+    found = find_hardware_profile(name, top.folder_of(HARDWARE_PROFILE))
     if isinstance(found, Path):
         try:
             return read_layer(found.absolute())
         except ProfileError as error:
             problems += error.problems
             return None
-    file, line = profile.file, line_of(profile.text, ("hardware", "profile"))
-    problems.append(Problem(message=found, key="hardware.profile", file=file if line else None, line=line))
+    problems.append(top.problem(HARDWARE_PROFILE, found))
     return None
 
 

@@ -13,7 +13,7 @@ import attrs
 from ftcore.checkpoints import CheckpointStore
 from ftcore.data.prepare import Prepared, clean, prepare
 from ftcore.display import Display, Silent, Steady
-from ftcore.ending import resume_command
+from ftcore.early_end import resume_command
 from ftcore.errors import CrashError, FtcoreError, Interrupted, ProfileError, RunError
 from ftcore.hardware.usage import set_threads
 from ftcore.locks import borrowed

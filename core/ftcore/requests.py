@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ftcore.display.progress import TRAINING
 from ftcore.display.watching import Watched
-from ftcore.ending import last_step, way_on, way_on_once_mended
+from ftcore.early_end import last_step, way_on, way_on_once_mended
 from ftcore.errors import RunError
 from ftcore.locks import Holder, holder_of, is_locked
 from ftcore.runs import INTERRUPTED

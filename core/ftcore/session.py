@@ -13,15 +13,15 @@ import attrs
 from ftcore.checkpoints import CheckpointStore
 from ftcore.data.prepare import clean, prepare
 from ftcore.display import Display
-from ftcore.ending import reason_of
+from ftcore.early_end import reason_of
 from ftcore.errors import Interrupted, RunError
 from ftcore.evaluation import judge
-from ftcore.evaluation.best import Best, require_measured, require_rows
+from ftcore.evaluation.best import Best, require_measured
 from ftcore.files import sync_tree
 from ftcore.hardware.usage import set_threads
 from ftcore.journal.writing import METRICS
 from ftcore.manifest import Manifest, now
-from ftcore.planning.room import require_room
+from ftcore.planning.room import require_room, sketched
 from ftcore.plugins import Plugins
 from ftcore.processes.ranks import Ranks
 from ftcore.record import RunRecord
@@ -86,12 +86,12 @@ class Session:
         self._ranks.require_shared(run.folder)
         if self._main:
             plugins.run_started(run, copy.deepcopy(self._record.manifest.settings))
+        known = sketched(plugins, run)  # what the model cannot have is told before its rows are prepared
         prepared = self._ranks.first_here_first(lambda: prepare(plugins, run, self._stage))
         data = prepared.data
-        require_rows(run.profile, data)
         self._record.data(prepared)
         self._stage("loading model")
-        sizes = require_room(plugins, run, data)
+        sizes = require_room(run, known, data)
         loaded = plugins.load_model(run, prepared.processor, plugins.quantize(run))
         self._record.model(loaded)
         loaded = plugins.adapt(run, loaded)

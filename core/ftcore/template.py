@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,18 +22,40 @@ def tasks() -> dict[str, Path]:
 
 
 def describe(path: Path) -> str:
-    """The comment that opens a shipped profile, on one line."""
-    words: list[str] = []
+    """The comment that opens a shipped profile, on one line; not the commands in it, which are indented."""
+    return " ".join(line for line in _opening(path) if not line.startswith(" ")).removesuffix(":")
+
+
+def heading_for(path: Path, output: Path) -> str:
+    """The comment that opens a shipped profile, with commands that work where `output` is written."""
+    text = "\n".join(_opening(path))
+    text = text.replace("python examples/", f"python {shlex.quote(str(shipped('examples')))}/")
+    return text.replace(f"profiles/{path.name}", shlex.quote(str(output)))
+
+
+def paths_for(tables: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """Shipped profiles lie in a folder below the one where their commands are run: their `../data` is its `data`."""
+    data = dict(tables.get("data", {}))
+    path = str(data.get("path", ""))
+    if path.startswith("../"):
+        data["path"] = os.path.relpath(Path.cwd() / path.removeprefix("../"), output.absolute().parent)
+    return {**tables, "data": data}
+
+
+def _opening(path: Path) -> Iterator[str]:
     for line in path.read_text("utf-8").splitlines():
         if not line.startswith("#"):
-            break
-        words.append(line.lstrip("# "))
-    return " ".join(words)
+            return
+        yield line.removeprefix("# ").rstrip()
 
 
 def commented_profile(tables: Mapping[str, Any], installed: Installed, heading: str) -> str:
     """`tables` as TOML, each option with its help, the unset ones commented out."""
-    lines = [f"# {heading}", "# Lines that begin with # show defaults; remove the # to change one.", ""]
+    lines = [
+        *(f"# {line}" for line in heading.splitlines()),
+        "# Lines that begin with # show defaults; remove the # to change one.",
+        "",
+    ]
     for name, cls in CORE_TABLES.items():
         lines += _table(name, cls, tables.get(name, {}))
     for name, table in tables.get("plugin", {}).items():

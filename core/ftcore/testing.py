@@ -19,6 +19,7 @@ from ftcore.data.prepare import assemble
 from ftcore.data.proof import prove_labels
 from ftcore.data.rows import rows_of, split_rows
 from ftcore.discovery import config_class
+from ftcore.fitting import misfits
 from ftcore.hookspecs import hook_kinds
 from ftcore.options import options_of
 from ftcore.plugins import implemented_hooks
@@ -108,10 +109,11 @@ class RecordingControl:
 
 
 def plugin_faults(cls: type[Any]) -> list[str]:
-    """What a plugin's class lacks: hooks, an attrs `Config`, help for an option."""
+    """What is wrong with a plugin's class: hooks and their arguments, constructor, `Config`, help for an option."""
     faults = [] if implemented_hooks(cls) else [f"{cls.__name__} implements no hook of {', '.join(hook_kinds())}"]
     if not attrs.has(config_class(cls)):
         return [*faults, f"{cls.__name__}.Config is no attrs class"]
+    faults += [f"{cls.__name__} {fault}" for fault in misfits(cls)]
     options = options_of(config_class(cls))
     return faults + [f"option {option.name} has no help" for option in options if not option.help]
 

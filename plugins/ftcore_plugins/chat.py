@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,15 @@ from ftcore_plugins.common.chat import (
 from ftcore_plugins.common.chat.messages import kind_of
 from ftcore_plugins.common.chat.plain import plain_format
 from ftcore_plugins.common.chat.questions import asking, listed, with_reply, with_turn
-from ftcore_plugins.common.chat.rows import ChatRows, asked, bounded, format_of, text_of, tokenizer_of
+from ftcore_plugins.common.chat.rows import (
+    ChatRows,
+    asked,
+    bounded,
+    format_of,
+    history_of,
+    text_of,
+    tokenizer_of,
+)
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -35,6 +44,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "text": ("text",),
 }
 """The columns that tell a format; the first format of which a row has all is the row's."""
+
+MEDIA = ("image", "images", "videos", "audios")
+"""Columns of what the texts of a conversation refer to, and no text can tell."""
 
 LOOKED_AT = 100
 """Most rows whose columns are looked at to say how rows are read."""
@@ -69,8 +81,8 @@ class Chat:
     Rows may mix these forms, each told by its columns: `messages` (OpenAI: role and content, tool calls, a column
     `tools`), `conversations` (ShareGPT: from and value), `instruction`, `input` and `output` (Alpaca), `question` and
     `answer`, `prompt` and `completion` (texts, or lists of messages as TRL has them); a column `system` is the
-    system prompt. Rows with a `text` alone are trained whole. What follows the last reply of a conversation is cut
-    off, since nothing in it is trained.
+    system prompt, and `history` the questions and replies before the question. Rows with a `text` alone are trained
+    whole. What follows the last reply of a conversation is cut off, since nothing in it is trained.
     """
 
     Config = Options
@@ -116,7 +128,8 @@ class Reader:
 
     def __call__(self, row: Row) -> Conversation:
         """Raises `RowError` for a row that is none."""
-        return READ[self.form or _form_of(row)](row, _system(row) or self.system_prompt)
+        system = text_of(row, "system", required=False) or self.system_prompt
+        return READ[self.form or _form_of(row)](row, system)
 
     def completed(self, row: Row) -> Row:
         """The row with a stand-in for the reply that it lacks, or as it is if it is of no form that is asked."""
@@ -196,38 +209,33 @@ def _some(rows: Sequence[Row]) -> Iterator[Row]:
             continue
 
 
-def _system(row: Row) -> str:
-    return text_of(row, "system", required=False) if "system" in row.values else ""
-
-
-def _messages(row: Row, system: str) -> Conversation:
-    return _list(row, system, "messages")
-
-
-def _sharegpt(row: Row, system: str) -> Conversation:
-    return _list(row, system, "conversations")
-
-
 def _list(row: Row, system: str, column: str) -> Conversation:
     if column not in row.values:
         raise RowError(f"no column {column!r}; the row has {', '.join(row.values) or 'none'}", origin=row.origin)
+    media = next((name for name in MEDIA if row.values.get(name)), "")
+    if media:
+        reason = f"column {media!r}: chat trains texts alone; use a plugin for it, or name it otherwise by data.columns"
+        raise RowError(reason, origin=row.origin)
     return conversation(row.values[column], row.origin, system=system, tools=row.values.get("tools"), name=column)
 
 
 def _instruction(row: Row, system: str) -> Conversation:
     task, given = text_of(row, "instruction"), text_of(row, "input", required=False)
-    question = f"{task}\n\n{given}" if given else task
-    return conversation(asked(question, text_of(row, "output"), system), row.origin)
+    return _answered(row, system, f"{task}\n\n{given}" if given else task, text_of(row, "output"))
 
 
 def _question(row: Row, system: str) -> Conversation:
-    return conversation(asked(text_of(row, "question"), text_of(row, "answer"), system), row.origin)
+    return _answered(row, system, text_of(row, "question"), text_of(row, "answer"))
+
+
+def _answered(row: Row, system: str, question: str, reply: str) -> Conversation:
+    return conversation([*history_of(row), *asked(question, reply)], row.origin, system=system)
 
 
 def _completion(row: Row, system: str) -> Conversation:
     prompt, completion = row.values.get("prompt"), row.values.get("completion")
     if not isinstance(prompt, list) and not isinstance(completion, list):
-        return conversation(asked(text_of(row, "prompt"), text_of(row, "completion"), system), row.origin)
+        return _answered(row, system, text_of(row, "prompt"), text_of(row, "completion"))
     if not isinstance(prompt, list) or not isinstance(completion, list):
         kinds = f"{kind_of(prompt)} and {kind_of(completion)}"
         raise RowError(
@@ -240,8 +248,8 @@ def _completion(row: Row, system: str) -> Conversation:
 
 
 READ: Mapping[str, Callable[[Row, str], Conversation]] = {
-    "messages": _messages,
-    "sharegpt": _sharegpt,
+    "messages": partial(_list, column="messages"),
+    "sharegpt": partial(_list, column="conversations"),
     "instruction": _instruction,
     "question": _question,
     "completion": _completion,

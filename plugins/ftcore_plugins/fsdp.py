@@ -11,8 +11,9 @@ from typing import Any
 
 import attrs
 
-from ftcore.api import Loaded, Problem, Quantization, Run, RunError, hookimpl, option
+from ftcore.api import Loaded, Problem, Run, hookimpl, option
 from ftcore_plugins.common.requirements import missing
+from ftcore_plugins.common.saved import require_whole
 
 
 @attrs.frozen(kw_only=True)
@@ -38,13 +39,14 @@ class Fsdp:
         """There must be several processes, and an optimizer whose state can be cut as the weights are."""
         return [*missing("fsdp", "train", "torch", "accelerate"), *_problems(run)]
 
+    @hookimpl
+    def quantize(self) -> None:
+        """Keep the place of a quantizer empty: quantized weights cannot be cut anywhere."""
+
     @hookimpl(wrapper=True)
-    def load_model(self, run: Run, quantization: Quantization | None) -> Generator[None, Loaded, Loaded]:
-        """Refuse quantized weights, whose numbers cannot be cut anywhere."""
-        if quantization is not None and run.world.size > 1:
-            name = quantization.name
-            raise RunError(f"fsdp cannot share out weights that {name} has quantized; leave out {name} or fsdp")
-        return (yield)
+    def sketch_model(self) -> Generator[None, Loaded | None, Loaded | None]:
+        """Refuse a model that is saved quantized, before its weights are read."""
+        return require_whole("fsdp", (yield))
 
     @hookimpl
     def training_args(self, run: Run) -> Mapping[str, Any] | None:

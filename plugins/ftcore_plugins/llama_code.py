@@ -105,9 +105,9 @@ class LlamaCode:
         messages = asked(
             f"{question}\n\n{given}" if given else question,
             unfenced(reply) if config.strip_fences else reply,
-            text_of(row, config.system, required=False) or config.system_prompt,
         )
-        return conversation(messages, row.origin)
+        system = text_of(row, config.system, required=False) or config.system_prompt
+        return conversation(messages, row.origin, system=system)
 
     def completed(self, row: Row) -> Row:
         """The row with a stand-in for the reply that it lacks."""

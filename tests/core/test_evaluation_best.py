@@ -361,8 +361,8 @@ def test_a_figure_that_is_not_measured_ends_the_run_before_its_first_checkpoint_
     assert (folder / "metrics.jsonl").exists() == (samples == 0)  # known before the first step, where it can be
 
 
-def test_no_held_out_rows_leave_nothing_to_choose_by(desk):
+def test_held_out_rows_that_are_all_dropped_leave_nothing_to_choose_by(desk):
     desk.installation.plugin("held_out", HELD_OUT)
     desk.replace("[plugin.light_rows]", "[plugin.held_out]")
-    with pytest.raises(RunError, match=r"train.load_best: no rows are held out to choose by"):
+    with pytest.raises(RunError, match=r"all 1 held-out rows were dropped \(longer than train.max_length: 1\); mend"):
         engine.run(desk.load(sets=["train.load_best=true"]))

@@ -259,3 +259,15 @@ def test_the_driver_is_asked_once(tool, tmp_path):
     tool("nvidia-smi", f"echo x >> {told}; echo '0, GPU-0, A CARD, 8192, 580.1, 12.1'")
     assert cards() == cards()
     assert told.read_text("utf-8").count("x") == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "cards", "warned"), [("cuda", [], True), ("cuda", [RTX_4090], False), ("auto", [], False)]
+)
+def test_a_gpu_that_is_asked_for_and_not_here_is_told(desk, gpus, device, cards, warned):
+    gpus(*cards)
+    (desk.folder / "box.toml").write_text(f'[hardware]\ndevice = "{device}"')
+    found = [problem for problem in _checking(desk)() if problem.key == "hardware.device"]
+    assert [(problem.severity, "finds a GPU here" in problem.message) for problem in found] == [
+        ("warning", True)
+    ] * warned

@@ -167,7 +167,10 @@ def test_in_a_list_a_later_profile_wins(desk):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ('["cpu", "cpuu"]', "hardware.profile: no hardware profile 'cpuu'; there are "),
+        (
+            '["cpu", "cpuu"]',
+            "no hardware profile 'cpuu' (ftcore hardware lists them); did you mean 'cpu'?",
+        ),
         ('["cpu", "box.toml"]', "hardware.profile: no such file: box.toml (looked in "),
         ('["cpu", 3]', "expected a string, got 3 (a whole number)"),
         ("3", "hardware.profile: expected a string, got 3 (a whole number)"),
@@ -183,8 +186,9 @@ def test_what_is_wrong_in_a_list_is_a_sentence(desk, complaints, value, said):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("gpu", "no hardware profile 'gpu'; there are a100_40gb, "),
-        ("", "no hardware profile ''; there are "),
+        ("rtx_4091", "no hardware profile 'rtx_4091' (ftcore hardware lists them); did you mean 'rtx_4090'?"),
+        ("tpu_v5e", "no hardware profile 'tpu_v5e' (ftcore hardware lists them); there are a100_40gb, "),
+        ("", "no hardware profile '' (ftcore hardware lists them); there are "),
         ("box.toml", "no such file: box.toml (looked in "),
         ("sub", "no hardware profile 'sub'"),
     ],
@@ -194,6 +198,18 @@ def test_what_is_wrong_is_a_sentence(tmp_path, name, said):
     found = find_hardware_profile(name, tmp_path)
     assert isinstance(found, str)
     assert found.startswith(said)
+
+
+def test_one_of_the_command_line_is_blamed_on_it_and_hangs_on_the_working_directory(desk, complaints, monkeypatch):
+    (text,) = complaints(desk.profile, sets=["hardware.profile=rtx_4091"])
+    assert text.startswith("hardware.profile: no hardware profile 'rtx_4091' (")
+    here = desk.folder / "elsewhere"
+    here.mkdir()
+    (here / "box.toml").write_text("[hardware]\nworkers = 2\n")
+    monkeypatch.chdir(here)
+    loaded = desk.load(sets=["hardware.profile=box.toml"])
+    assert loaded.profile.hardware.workers == 2
+    assert loaded.settings()["hardware"]["profile"] == str(here / "box.toml")
 
 
 def test_a_file_of_ones_own_is_relative_to_the_profile(tmp_path):

@@ -289,7 +289,7 @@ def test_on_step(only):
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"), [(None, []), (True, []), (NOTICE, [NOTICE]), ((NOTICE, STOP), [NOTICE, STOP]), ([], [])]
+    ("answer", "told"), [(None, []), (NOTICE, [NOTICE]), ((NOTICE, STOP), [NOTICE, STOP]), ([], [])]
 )
 def test_observers_tell_and_ask_for_a_stop_and_nothing_else_is_taken_for_either(only, answer, told):
     plugins, run, _ = only("on_step", answer)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -31,11 +33,27 @@ def written(tmp_path, monkeypatch):
 @pytest.mark.parametrize("task", TASKS)
 def test_it_means_what_the_shipped_profile_means(written, task):
     shipped, ours = tomllib.loads(TASKS[task].read_text()), tomllib.loads(written(task).read_text())
+    if "path" in shipped["data"]:
+        shipped["data"]["path"] = shipped["data"]["path"].removeprefix("../")  # it lies where commands are run
     for table in ("run", "model", "data", "train"):
         assert ours.get(table, {}) == shipped.get(table, {}), table
     assert ours["plugin"] == shipped["plugin"]
     assert list(ours["plugin"]) == list(shipped["plugin"]), "the order of plugins is their calling order"
     assert ours["hardware"]["profile"] != "auto"
+
+
+@pytest.mark.parametrize("output", ["grid.toml", "deep er/grid.toml"])
+def test_the_commands_at_the_top_work_where_it_is_written(written, tmp_path, output):
+    (tmp_path / "deep er").mkdir()
+    written("gemma_grid_tiny", "--output", output)
+    text = (tmp_path / output).read_text()
+    record, run = (shlex.split(line.removeprefix("#")) for line in text.split("\n") if line.startswith("#   "))
+    assert record[0] == "python"
+    assert Path(record[1]).name == "record.py"
+    assert Path(record[1]).is_file()
+    assert run == ["ftcore", "run", output]
+    rows = load_profile(tmp_path / output).profile.data.path
+    assert rows.resolve() == tmp_path.resolve() / record[-1] / "minigrid.jsonl"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -103,6 +121,7 @@ def test_values_of_every_kind_are_written_so_that_they_read_back(desk):
             lines: str = option("one\\ntwo", help="lines")
         class Plugin:
             Config = Config
+            def __init__(self, config): ...
         """,
     )
     values = {"text": 'say "x" # no comment', "items": ["a", "b"], "sizes": {"a b": 1}, "lines": "one\ntwo"}

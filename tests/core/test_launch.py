@@ -11,7 +11,7 @@ import pytest
 from ftcore import engine
 from ftcore.errors import CrashError, OutOfMemoryError, PluginError, ProfileError, RunError
 from ftcore.processes import placement
-from ftcore.processes.endings import failures_recorded, lost_another
+from ftcore.processes.failures import failures_recorded, lost_another
 from ftcore.processes.launch import worker_command
 from ftcore.processes.placement import gpus_here, is_several, launch_problems, leads, with_processes
 from ftcore.tables import HardwareTable

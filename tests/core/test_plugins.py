@@ -6,6 +6,8 @@ import pytest
 
 from ftcore import engine
 from ftcore.assembly import build_plugins
+from ftcore.cli.plugins import describe
+from ftcore.discovery import discover
 from ftcore.errors import ExitCode, PluginError, Problem, ProfileError, RunError
 from ftcore.preflight import check_profile
 
@@ -75,8 +77,23 @@ def test_fallbacks_come_last_of_all(desk, build):
             answering("check", "[]", "run=None"),
             "gives run a default in check; hook arguments have none",
         ),
-        (answering("check", "[]", "rnu"), "does not fit its hooks: "),
-        (answering("on_step", "None", "run, step, loaded"), "does not fit its hooks: "),
+        (answering("check", "[]", "rnu"), "does not fit its hooks: check has no argument 'rnu'; did you mean 'run'?"),
+        (
+            answering("on_step", "None", "run, step, loaded"),
+            "does not fit its hooks: on_step has no argument 'loaded'; there are run, step",
+        ),
+        (
+            "class Plugin:\n    def __init__(self, config): ...\n",
+            "cannot be built: its constructor is given nothing, as it has no Config: missing a required argument",
+        ),
+        (
+            "@attrs.frozen\nclass Config: ...\nclass Plugin:\n    Config = Config\n",
+            "cannot be built: its constructor is given its Config alone: too many positional arguments",
+        ),
+        (
+            "class Plugin:\n    @hookimpl(wrapper=True)\n    def load_model(self): return 1\n",
+            "wraps load_model without a yield, at which the wrapped plugin is asked",
+        ),
     ],
 )
 def test_a_hook_that_does_not_fit_names_the_plugin(desk, build, source, said):
@@ -86,11 +103,13 @@ def test_a_hook_that_does_not_fit_names_the_plugin(desk, build, source, said):
     assert str(caught.value).startswith(f"plugin odd (dist-odd 1.0) {said}") or said in str(caught.value)
     assert str(caught.value).startswith("plugin odd (dist-odd 1.0)")
     assert caught.value.exit_code == ExitCode.PLUGIN
+    facts = describe(discover(), discover().find("odd"))
+    assert (facts["state"], facts["reason"]) == ("broken", str(caught.value))
 
 
-def test_an_unknown_argument_is_named(desk, build):
-    desk.installation.plugin("odd", answering("check", "[]", "rnu"))
-    with pytest.raises(PluginError, match="rnu"):
+def test_all_that_does_not_fit_is_named_at_once(desk, build):
+    desk.installation.plugin("odd", answering("check", "[]", "rnu") + answering("on_stpe", "None").partition("\n")[2])
+    with pytest.raises(PluginError, match=r"did you mean 'run'\?; implements an unknown hook 'on_stpe'"):
         build("odd")
 
 
@@ -443,6 +462,28 @@ def test_an_answer_of_the_wrong_type_is_named(build_odd, run, hook, answer, said
     with pytest.raises(PluginError) as caught:
         CALLS[hook](plugins, run)
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("hook", "answer", "wanted"),
+    [
+        ("export", "'path'", "return Artifact or several of them, got str"),
+        ("export", "['path']", "return Artifact, got str"),
+        ("export", "Artifact(kind='k', path=Path(), proof='proved')", "return Proof, got str"),
+        ("export_size", "'large'", "return int, got str"),
+        ("publish", "7", "return str, got int"),
+        ("verify", "True", "return Proof, got bool"),
+        ("verify", "Proof(verdict='proved')", "return Verdict, got str"),
+        ("verify", "Proof(verdict=Verdict.PROVED, figures={'kl': 'low'})", "answer numbers: could not convert"),
+    ],
+)
+def test_among_several_the_one_that_answered_is_named(desk, build, run, hook, answer, wanted):
+    for name, answered in (("first", "None"), ("odd", answer), ("last", "None")):
+        desk.installation.plugin(name, "from pathlib import Path\n" + answering(hook, answered))
+    plugins = build("first", "odd", "last", switch_off=["light_export"])
+    with pytest.raises(PluginError) as caught:
+        CALLS[hook](plugins, run)
+    assert str(caught.value).startswith(f"{hook}: odd must {wanted}")
 
 
 @pytest.mark.parametrize(

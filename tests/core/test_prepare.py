@@ -497,7 +497,7 @@ def test_every_row_is_counted_once_whatever_becomes_of_it(kinds, weights, held, 
         try:
             done = prepare(plugins, run, lambda title: None).data
         except RunError as error:
-            assert re.search("nothing|held-out rows are twins", str(error))  # noqa: PT017
+            assert re.search("nothing|held-out rows (are twins|were dropped)", str(error))  # noqa: PT017
             return
         times = Counter(each.origin for each in done.train)
         where = [*times, *(each.origin for each in done.validation), *(drop.origin for drop in done.ledger.dropped)]
@@ -753,6 +753,23 @@ def test_held_out_rows_that_are_all_trained_on_are_an_error(prepared) -> None:
     source = RowSource(parts=(Part(rows=rows_of(9)),), validation=rows_of(3))
     with pytest.raises(RunError, match="all 3 held-out rows are twins of training rows; name other rows to hold out"):
         prepared(rows=source)
+
+
+def test_held_out_rows_that_are_all_trained_on_cannot_be_evaluated_on(prepared) -> None:
+    """They differ in an id alone."""
+    rows = [Row(values={**row.values, "id": n}, origin=f"r:{n}") for n, row in enumerate(rows_of(2) * 10)]
+    assert not prepared(rows=rows, validation=0.3).data.validation, "nobody asked for an evaluation"
+    message = "all 6 held-out rows are twins of training rows; set data.group to a column whose values twins share"
+    with pytest.raises(RunError, match=message):
+        prepared(rows=rows, validation=0.3, train={"eval_steps": 3})
+    assert prepared(rows=rows, validation=0.3, train={"eval_steps": 3}, group="question").data.validation
+
+
+def test_held_out_rows_that_are_all_dropped_cannot_be_evaluated_on(prepared) -> None:
+    long = Row(values={"question": "x" * 90, "answer": "y"}, origin="held:1")
+    source = RowSource(parts=(Part(rows=rows_of(9)),), validation=[long])
+    with pytest.raises(RunError, match=r"all 1 held-out rows were dropped \(longer than train.max_length: 1\); mend"):
+        prepared(rows=source, train={"max_length": 80})
 
 
 @pytest.mark.parametrize(

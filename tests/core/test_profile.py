@@ -45,11 +45,11 @@ def test_a_hardware_profile_can_switch_a_plugin_on_and_the_profile_can_change_it
     assert configs["light_trainer"].shrink == 0.75
 
 
-def test_a_shipped_hardware_profile_is_found_by_name_and_a_wrong_name_lists_them(desk, complaints):
+def test_a_shipped_hardware_profile_is_found_by_name_and_a_wrong_name_tells_the_nearest(desk, complaints):
     desk.replace('profile = "cpu"', 'profile = "cpuu"')
     (text,) = complaints(desk.profile)
-    assert text.startswith("light.toml:6: hardware.profile: no hardware profile 'cpuu'; there are ")
-    assert "single_gpu_low_memory" in text
+    assert text.startswith("light.toml:6: hardware.profile: no hardware profile 'cpuu' (")
+    assert text.endswith("; did you mean 'cpu'?")
     desk.replace('"cpuu"', '"cpu"')
     assert desk.load().profile.hardware.device == "cpu"
 

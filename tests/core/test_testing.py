@@ -84,6 +84,17 @@ def test_what_a_plugin_lacks_is_listed():
     class Unattrs(Whole):
         Config = dict
 
+    class Misspelt(Whole):
+        @hookimpl
+        def on_step(self, stepp): ...
+
+        @hookimpl
+        def on_stop(self): ...
+
+    assert plugin_faults(Misspelt) == [
+        "Misspelt does not fit its hooks: on_step has no argument 'stepp'; did you mean 'step'?",
+        "Misspelt implements an unknown hook 'on_stop'; did you mean 'on_step'?",
+    ]
     assert plugin_faults(Empty)[0].startswith("Empty implements no hook of check, launch, ")
     assert plugin_faults(Helpless) == ["option size has no help"]
     assert plugin_faults(Unattrs) == ["Unattrs.Config is no attrs class"]

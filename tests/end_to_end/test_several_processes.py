@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -57,10 +58,11 @@ class Place:
         (folder,) = self.folder.glob("runs/*")
         return folder
 
-    def wait_for_step(self, step: int) -> Path:
-        """Until the run has come that far."""
+    def wait_for_step(self, step: int, process: subprocess.Popen[str]) -> Path:
+        """Until the run of `process` has come that far."""
         end = time.monotonic() + 60
         while time.monotonic() < end:
+            assert process.poll() is None, process.communicate()[1]
             for path in self.folder.glob("runs/*/metrics.jsonl"):
                 if any(line["step"] >= step for line in figures(path.parent)):
                     return path.parent
@@ -117,11 +119,13 @@ def hung(tmp_path_factory):
     """A run with a rank that hangs from step 4 on. It takes a minute, most of it waiting; the last test looks at it."""
     place = new_place(tmp_path_factory.mktemp("hung"))
     process = place.start("run", "light.toml", LIGHT_PAUSE="0.1")
-    place.wait_for_step(4)
-    os.kill(workers_of(process)[1], signal.SIGSTOP)
-    yield place, process, datetime.now(UTC)
-    process.kill()
-    process.communicate()
+    try:
+        place.wait_for_step(4, process)
+        os.kill(workers_of(process)[1], signal.SIGSTOP)
+        yield place, process, datetime.now(UTC)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_the_agent_starts_two_processes_that_write_one_run(place, whole):
@@ -196,7 +200,7 @@ def test_a_signal_to_the_parent_commits_one_checkpoint_and_the_run_goes_on(place
 
 def signalled(place: Place, number: int, step: int, *arguments: str) -> tuple[int, str]:
     process = place.start(*arguments, LIGHT_PAUSE="0.2")
-    place.wait_for_step(step)
+    place.wait_for_step(step, process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     return process.returncode, err
@@ -204,7 +208,7 @@ def signalled(place: Place, number: int, step: int, *arguments: str) -> tuple[in
 
 def test_workers_end_with_a_parent_that_is_killed_or_gets_a_second_signal(place):
     process = place.start("run", "light.toml", LIGHT_PAUSE="0.2")
-    folder = place.wait_for_step(1)
+    folder = place.wait_for_step(1, process)
     workers = workers_of(process)
     process.kill()
     process.communicate(timeout=10)
@@ -244,11 +248,14 @@ def test_torchrun_starts_the_same_command_twice_and_there_is_one_run(place, whol
 
 def test_two_machines_meet_at_the_first_ones_address(place, whole):
     """Both are this one."""
+    with socket.socket() as tried:  # other runs of this test may be at work
+        tried.bind(("127.0.0.1", 0))
+        port = tried.getsockname()[1]
     machines = ["--set", "hardware.machines=2", "--set", "hardware.processes=1"]
-    machines += ["--set", "hardware.rendezvous=127.0.0.1:29477", "--quiet"]
+    machines += ["--set", f"hardware.rendezvous=127.0.0.1:{port}", "--quiet"]
     first = place.start("run", "light.toml", *machines)
     end = time.monotonic() + 60
-    while not is_taken(29477):
+    while not is_taken(port):
         assert time.monotonic() < end
         time.sleep(0.05)
     code, _, err = place.run("run", "light.toml", *machines)
@@ -261,8 +268,6 @@ def test_two_machines_meet_at_the_first_ones_address(place, whole):
 
 
 def is_taken(port: int) -> bool:
-    import socket
-
     with socket.socket() as tried:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # bits depend on the thread count, and two are slower here
+os.environ["OMP_NUM_THREADS"] = "1"  # bits depend on it; on a busy machine, two wait for each other for minutes
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest

@@ -80,10 +80,10 @@ class RankControl(FakeControl):
 
 
 def load(tiny: Tiny, run: Any, plugin: Any) -> Any:
-    """The model, loaded within the plugin's wrapper as pluggy does it."""
-    if plugin is None:
+    """The model, loaded within the plugin's wrapper, if it has one, as pluggy does it."""
+    if not hasattr(plugin, "load_model"):
         return tiny.load(run)
-    around = plugin.load_model(run, None)
+    around = plugin.load_model(run)
     next(around)
     loaded = tiny.load(run)
     try:

@@ -124,6 +124,41 @@ def test_replies_of_weight_0_are_given() -> None:
     assert read(USER, REPLY, USER, REPLY, given=2).given == {0, 1}
 
 
+@pytest.mark.parametrize("name", ["weight", "train", "training"])
+@pytest.mark.parametrize("no", [0, 0.0, False])
+def test_replies_with_a_flag_that_is_false_are_given(name: str, no: Any) -> None:
+    assert read(USER, {**REPLY, name: no}, USER, {**REPLY, name: not no}).given == {1}
+    assert read({**USER, name: no}, {**REPLY, name: None}).given <= {0}
+    from_sharegpt = [{"from": "human", "value": "is it?"}, {"from": "gpt", "value": "yes", name: no}]
+    assert read(*from_sharegpt, *from_sharegpt, system="be brief").given == {2, 4}
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({**REPLY, "weight": 0.5}, "(assistant) has 'weight' 0.5, which must be true or false, or 1 or 0"),
+        ({**REPLY, "train": "no"}, "(assistant) has 'train' 'no', which must be true or false, or 1 or 0"),
+        ({**USER, "training": True}, "(user) has 'training' true, but replies alone are trained; leave it out"),
+        (
+            {**REPLY, "train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}]},
+            "(assistant) has 'train_detail', but a reply is trained as a whole; leave it out",
+        ),
+    ],
+)
+def test_a_flag_that_cannot_be_followed_is_refused(message: Any, reason: str) -> None:
+    before = [USER] if message["role"] == "assistant" else [USER, REPLY]
+    with pytest.raises(RowError) as caught:
+        read(*before, message, *([] if len(before) == 1 else [REPLY]))
+    assert caught.value.reason == f"message {len(before) + 1} {reason}"
+
+
+@pytest.mark.parametrize("kind", [{}, {"type": "function"}])
+def test_a_tool_that_is_a_function_alone_is_written_as_in_use(kind: dict[str, str]) -> None:
+    function = {"name": "weather", "description": "d", "parameters": {}}
+    bare = json.dumps([{**kind, **function}])  # LLaMA-Factory's sets have the tools as text
+    assert read(USER, REPLY, tools=bare).tools == [{"type": "function", "function": function}]
+
+
 @pytest.mark.parametrize(
     "calling",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from chat_cases import templates_of_trl
-from chat_kit import CHATML, OPENING, byte_level, sentencepiece, trained_texts, with_tokens
+from chat_kit import CHATML, OPENING, TOOLS, byte_level, sentencepiece, trained_texts, with_tokens
 from ftcore.api import MASKED, Drop, Example, Format, Row, RowError, Rows, RunError
 from ftcore.testing import heavy_imports, make_config, make_run, plugin_faults
 from ftcore_plugins.chat import Chat, Options
@@ -88,6 +89,54 @@ def test_a_system_message_of_the_row_wins() -> None:
 
 def test_an_input_follows_the_instruction() -> None:
     assert "user\nadd\n\n1 and 2<|im_end|>" in read(row(instruction="add", input="1 and 2", output="3"))
+
+
+ONE_QUESTION = [values for form, values in FORMS if form == "question" or isinstance(values.get("prompt"), str)]
+
+
+@pytest.mark.parametrize("values", [FORMS[2][1], *ONE_QUESTION])
+def test_a_history_comes_before_the_question(values: dict[str, Any]) -> None:
+    history = [["who?", "me"], ["where?", "here"]]
+    first = "".join(TALK.replace("is it?", question).replace("yes", reply) for question, reply in history)
+    for written in (history, json.dumps(history)):  # CSV has it as text
+        example = encoded(row(**values, history=written, system="be brief"))
+        assert byte_level().decode(example.input_ids) == BRIEF + first + TALK
+        assert example.replies == ("me", "here", "yes")
+    assert encoded(row(**values, history=history), train_on="last").replies == ("yes",)
+    assert all(read(row(**values, history=none)) == TALK for none in ([], "", "[]", None))
+
+
+@pytest.mark.parametrize("history", ["long ago", {"a": 1}, ["ab"], [["who?"]], [["who?", None]], [["a", "b", "c"]]])
+def test_a_history_of_anything_but_pairs_is_refused(history: Any) -> None:
+    reason = "column 'history' must be a list of pairs of question and reply; name it otherwise by data.columns"
+    assert refused(row(instruction="is it?", output="yes", history=history)) == reason
+
+
+@pytest.mark.parametrize("name", ["image", "images", "videos", "audios"])
+def test_what_no_text_can_tell_is_refused(name: str) -> None:
+    reason = f"column {name!r}: chat trains texts alone; use a plugin for it, or name it otherwise by data.columns"
+    assert refused(row(conversations=SHARED, **{name: ["a.png"]})) == reason
+    assert read(row(messages=ASKED, **{name: []})) == TALK
+
+
+def test_a_row_of_llama_factory_with_calls_of_tools() -> None:
+    turns = [
+        {"from": "human", "value": "how is the weather?"},
+        {"from": "function_call", "value": '{"name": "weather", "arguments": {"a": "Rome"}}'},
+        {"from": "observation", "value": "sunny"},
+        {"from": "gpt", "value": "it is sunny"},
+    ]
+    function = {"name": "weather", "description": "d", "parameters": {}}
+    tokenizer = byte_level(TOOLS)
+    asked = row(conversations=turns, system="be brief", tools=json.dumps([function]))
+    [example] = format_of(asked, tokenizer=tokenizer).encode([asked])
+    assert isinstance(example, Example)
+    text = tokenizer.decode(example.input_ids)
+    assert json.dumps({"type": "function", "function": function}) in text
+    assert BRIEF in text
+    assert "sunny" in text.split("it is sunny")[0]
+    call = '<call>{"name": "weather", "arguments": {"a": "Rome"}}</call>'
+    assert trained_texts(tokenizer, example.input_ids, example.labels) == [f"{call}<|im_end|>", "it is sunny<|im_end|>"]
 
 
 def test_replies_in_the_prompt_of_a_completion_are_given() -> None:

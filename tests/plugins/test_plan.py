@@ -14,6 +14,7 @@ import pytest
 
 from ftcore.cli import main
 from model_configs import (
+    EXPERTS,
     GEMMA_3_4B,
     GEMMA_LORA_64,
     GEMMA_PARAMETERS,
@@ -258,3 +259,47 @@ def test_torchs_compiler_stays_out(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TORCHDYNAMO_DISABLE"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_rows_that_are_only_assumed_are_to_be_counted_first(
+    ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = GEMMA.replace("vision = true", "").replace("lora", "qlora")
+    asked = ("--on", "rtx_3070", "--set", "train.optimizer=adamw")
+    room = ask("plan", profile, GEMMA_3_4B, *asked, code=1)["room_for"]
+    for name, value in room.items():
+        for more, code in ((0, 0), (1, 1)):
+            ask("plan", profile, GEMMA_3_4B, *asked, f"--{name}", str(value + more), code=code)
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "profile.toml", *asked]) == 1
+    told = capsys.readouterr().out
+    assert "  ftcore plan profile.toml --set train.optimizer=adamw --on rtx_3070 --prepare\n" in told
+    assert f"rows of {room['tokens']} tokens, or for rows of 2048 tokens of which {room['trained']} are" in told
+    assert told.index("--prepare\n") < told.index("what to change")
+
+
+def test_settings_of_a_machine_without_a_gpu_are_told(
+    ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    profile = "[hardware]\ndevice = 'cuda'\n" + LLAMA
+    found = ask("plan", profile, LLAMA_3_2_1B)
+    assert (found["hardware_profiles"], found["precision"], found["device"]["kind"]) == (["cpu (auto)"], "fp32", "cuda")
+    assert main(["plan", str(tmp_path / "profile.toml")]) == 0
+    assert "made for this machine, without a GPU (--on NAME" in capsys.readouterr().out
+    found = ask("plan", profile, LLAMA_3_2_1B, "--on", "t4")
+    assert (found["hardware_profiles"], found["precision"]) == (["t4"], "fp16")
+    assert main(["plan", str(tmp_path / "profile.toml"), "--on", "t4"]) == 0
+    assert "without a GPU" not in capsys.readouterr().out
+
+
+def test_adapters_on_what_is_no_linear_layer_are_told(
+    ask: Ask, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = ask("inspect", LLAMA.replace("r = 16", "r = 4"), EXPERTS)
+    listed = sum(layer["adapter"] for layer in found["layers"])
+    assert found["parameters"]["adapter_elsewhere"] == found["parameters"]["adapter"] - listed > 0
+    assert main(["inspect", str(tmp_path / "profile.toml")]) == 0
+    assert "of the adapter's are on what is not listed: experts in one tensor" in capsys.readouterr().out
+    assert ask("inspect", LLAMA, LLAMA_3_2_1B)["parameters"]["adapter_elsewhere"] == 0

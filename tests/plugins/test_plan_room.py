@@ -48,3 +48,26 @@ def test_run_is_refused_before_the_model_is_made(profile: Path, capsys: pytest.C
 def test_memory_that_the_profile_says_overrules_the_plan(profile: Path) -> None:
     profile.write_text(PROFILE.format(memory=1000), "utf-8")
     assert main(["run", str(profile), "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ('[plugin.lora]\ntargets = ["q_prij"]', "plugin.lora.targets: no layer is called 'q_prij'; near it are q_proj"),
+        ("[plugin.lora]\nr = 4096", "plugin.lora.r: 4096 is over the smaller side of every layer"),
+        ('[plugin.lora]\nmodules_to_save = ["lm_hed"]', "plugin.lora.modules_to_save: no layer is called 'lm_hed'"),
+        ('[hardware]\ndevice = "cuda"', "hardware.device: torch"),
+    ],
+    ids=["target", "rank", "module to save", "device"],
+)
+def test_what_the_model_or_the_machine_lacks_is_told_before_rows_are_read(
+    profile: Path, table: str, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    written = PROFILE.format(memory=1000)
+    written = written.replace("[hardware]\n", f"{table}\n") if "[hardware]" in table else f"{written}{table}\n"
+    profile.write_text(written, "utf-8")
+    assert main(["run", str(profile)]) == 1
+    said = capsys.readouterr()
+    assert told in said.err
+    assert "reading rows" not in said.out + said.err

@@ -187,6 +187,19 @@ def test_a_kind_that_plans_do_not_know_is_not_refused(tmp_path: Path, capsys: py
     assert "how large saved ones are (quark) is not known" in " ".join(told.split())
 
 
+@pytest.mark.parametrize("name", ["deepspeed_zero2", "deepspeed_zero3", "fsdp"])
+def test_weights_that_stay_quantized_cannot_be_shared_out(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = f"[plugin.lora]\n[plugin.{name}]\n"
+    assert plan(tmp_path, NF4, shared, "--set", "hardware.processes=2") == 1
+    told = capsys.readouterr().err
+    assert (
+        f"model is saved quantized (nf4), and {name} cannot share out such weights; leave out [plugin.{name}]" in told
+    )
+    assert plan(tmp_path, FP8, shared, "--set", "hardware.processes=2", "--set", "hardware.memory=100") == 0
+
+
 def test_training_all_of_it_is_refused_before_it_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(tmp_path, NF4, "") == 1
     told = capsys.readouterr().err

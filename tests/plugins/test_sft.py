@@ -62,7 +62,7 @@ def test_a_step_has_the_same_rows_however_it_is_split(tiny: Tiny, tmp_path: Path
     def rows_of_steps(micro: int) -> list[set[str]]:
         run = tiny.run(tmp_path, train={**SHORT, "max_steps": 5, "micro_batch_size": micro})
         trainer, seen = tiny.trainer(run), []
-        control = FakeControl(tmp_path / "c", lambda step: seen.append(set(trainer.inner._origins)) or Decision())
+        control = FakeControl(tmp_path / "c", lambda step: seen.append(set(trainer.inner._tally.origins)) or Decision())
         trainer.train(control, None)
         return seen
 

@@ -8,7 +8,9 @@ from typing import Any
 import attrs
 import pytest
 
-from ftcore.api import Quantization, Run, RunError, World
+from ftcore.api import Loaded, Run, RunError, SavedAs, World
+from ftcore.cli import main
+from ftcore.errors import ExitCode
 from ftcore_plugins.deepspeed_zero import Zero2, Zero3, checks
 from ftcore_plugins.fsdp import Fsdp, Options
 from tiny_kit import make_run
@@ -133,14 +135,34 @@ def test_a_folder_that_nothing_is_offloaded_to(run: Run, tmp_path: Path) -> None
     assert problem.message == "nothing is offloaded to nvme; leave it out"
 
 
-# Loading
+# Quantized weights
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+@pytest.mark.parametrize("name", ["deepspeed_zero2", "deepspeed_zero3", "fsdp"])
+def test_a_quantizer_beside_it_is_refused(
+    name: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = tmp_path / "profile.toml"
+    tables = f"[hardware]\nprocesses = 2\n[plugin.tiny_model]\n[plugin.chat]\n[plugin.qlora]\n[plugin.{name}]\n"
+    profile.write_text(tables, "utf-8")
+    assert main([command, str(profile)]) == ExitCode.PROFILE
+    assert f"quantize is implemented by qlora and {name}; keep one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("plugin", [zero2(), zero3(), fsdp()], ids=["zero2", "zero3", "fsdp"])
-def test_quantized_weights_are_refused_before_they_are_read(plugin: Any, run: Run) -> None:
-    around = plugin.load_model(run, Quantization(name="qlora", options={}))
-    with pytest.raises(RunError, match="cannot share out weights that qlora has quantized; leave out qlora or"):
+def test_a_model_that_is_saved_quantized_is_refused_before_it_is_read(plugin: Any) -> None:
+    def sketched(saved: SavedAs | None) -> Any:
+        around = plugin.sketch_model()
         next(around)
+        with pytest.raises(StopIteration) as end:
+            around.send(Loaded(model=None, processor=None, base="org/base", saved=saved))
+        return end.value.value
+
+    assert sketched(None).saved is None
+    assert sketched(SavedAs(kind="fp8", whole=True)).saved.whole
+    with pytest.raises(RunError, match=r"org/base is saved quantized \(nf4\), and .* cannot share out such weights;"):
+        sketched(SavedAs(kind="nf4", bytes_per_weight=0.5))
 
 
 # Arguments

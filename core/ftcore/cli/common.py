@@ -17,7 +17,7 @@ from typing import Any
 from ftcore.cli.env_file import read_env_file
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, ProfileError
 from ftcore.preflight import LoadedProfile, load_profile
-from ftcore.processes.endings import failures_recorded
+from ftcore.processes.failures import failures_recorded
 from ftcore.signals import raising
 
 Command = Callable[[argparse.Namespace], int]
@@ -70,7 +70,7 @@ def follower() -> int:
 
 
 def _tell(error: FtcoreError) -> None:
-    from ftcore.processes.endings import lost_another
+    from ftcore.processes.failures import lost_another
 
     rank = follower()
     if error.told:

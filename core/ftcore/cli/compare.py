@@ -59,7 +59,7 @@ def main(parsed: argparse.Namespace) -> int:
 
 
 def _show(comparison: Comparison, samples: int) -> None:
-    from ftcore.evaluation.words import comparison_lines, difference_row, figure_rows, rows_words, sample_lines
+    from ftcore.evaluation.text import comparison_lines, difference_row, figure_rows, rows_words, sample_lines
 
     print(f"{rows_words(comparison.rows)}, {comparison.answered} of them answered")
     names = list(comparison.measured)

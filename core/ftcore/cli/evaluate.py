@@ -94,7 +94,7 @@ def row_settings(parsed: argparse.Namespace) -> tuple[Wanted, Answering]:
 
 
 def _show(evaluation: Evaluation, samples: int) -> None:
-    from ftcore.evaluation.words import figure, interval_words, sample_lines, title
+    from ftcore.evaluation.text import figure, interval_words, sample_lines, title
 
     print(title(evaluation))
     rows = [

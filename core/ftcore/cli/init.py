@@ -11,7 +11,7 @@ from ftcore.discovery import discover
 from ftcore.errors import ProfileError
 from ftcore.hardware import recommended_profile
 from ftcore.structure import nearest
-from ftcore.template import commented_profile, describe, tasks
+from ftcore.template import commented_profile, describe, heading_for, paths_for, tasks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +39,9 @@ def main(parsed: argparse.Namespace) -> int:
     if output.exists() and not parsed.force:
         raise ProfileError(f"{output} is there already; name another file with --output, or pass --force")
     source = known[parsed.task]
-    tables = tomllib.loads(source.read_text("utf-8"))
+    tables = paths_for(tomllib.loads(source.read_text("utf-8")), output)
     hardware = recommended_profile()
     tables["hardware"] = {**tables.get("hardware", {}), "profile": hardware}
-    output.write_text(commented_profile(tables, discover(), describe(source)), "utf-8")
+    output.write_text(commented_profile(tables, discover(), heading_for(source, output)), "utf-8")
     print(f"wrote {output} for hardware profile {hardware}; next: ftcore check {output}, then ftcore run {output}")
     return 0

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Count the model on the meta device."""
-    from ftcore.planning.layers import grouped, inspected, layer_lines
+    from ftcore.planning.layers import elsewhere, grouped, inspected, layer_lines
     from ftcore.planning.source import sketch_of
 
     known = sketch_of(load(parsed), complain)
@@ -29,4 +29,6 @@ def main(parsed: argparse.Namespace) -> int:
     print(f"parameters {facts.total:,}, of them trained {facts.trained:,} ({facts.trained / max(1, facts.total):.3%})")
     if facts.added:
         print(f"the model's own {facts.base:,}, the adapter's {facts.added:,} ({facts.adapter})")
+    if beside := elsewhere(facts):
+        print(f"{beside:,} of the adapter's are on what is not listed: experts in one tensor, or embeddings")
     return 0

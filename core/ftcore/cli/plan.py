@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from ftcore.errors import ExitCode, ProfileError
 
 if TYPE_CHECKING:
     from ftcore.planning.advice import Advice
+    from ftcore.planning.lengths import Lengths
     from ftcore.planning.plan import Plan, Sketch
     from ftcore.planning.rows import Said
     from ftcore.planning.setting import RowShape
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Plan; the exit code is 1 when the run does not fit."""
+    from ftcore.planning.lengths import lengths_that_fit
     from ftcore.planning.plan import make_plan
     from ftcore.planning.rows import require_possible
     from ftcore.planning.source import Source, sketch_of
@@ -56,7 +59,8 @@ def main(parsed: argparse.Namespace) -> int:
         return _table(parsed, source, known, said, rows)
     plan = make_plan(loaded.profile, known, rows, said)
     advice, elsewhere = _advice(source, loaded, plan, known, said=said, rows=rows)
-    _show(parsed, plan, advice, elsewhere)
+    lengths = None if plan.fits is not False or rows else lengths_that_fit(plan, loaded.profile, known, said)
+    _show(parsed, plan, advice, elsewhere, lengths)
     return ExitCode.RUN_FAILED if plan.fits is False else ExitCode.DONE
 
 
@@ -105,14 +109,29 @@ def _advice(
     return advice, f"{card}, such as {name}: {other.memory.peak / GIB:.1f} GiB with its own settings"
 
 
-def _show(parsed: argparse.Namespace, plan: Plan, advice: list[Advice], elsewhere: str) -> None:
+def _show(
+    parsed: argparse.Namespace, plan: Plan, advice: list[Advice], elsewhere: str, lengths: Lengths | None
+) -> None:
     from ftcore.planning.report import plan_as_json, plan_lines
 
     if parsed.json:
-        print_json({**plan_as_json(plan, advice), "elsewhere": elsewhere})
+        room = None if lengths is None else {"tokens": lengths.tokens, "trained": lengths.trained}
+        print_json({**plan_as_json(plan, advice), "elsewhere": elsewhere, "room_for": room})
         return
-    for line in plan_lines(plan, advice, elsewhere):
+    counting = _counting(parsed, lengths.text) if lengths else []
+    for line in plan_lines(plan, advice, elsewhere, counting):
         print(line)
+
+
+def _counting(parsed: argparse.Namespace, room: str) -> list[str]:
+    """How to count the rows; nothing where no row would have room."""
+    if not room:
+        return []
+    options = {"--set": parsed.sets, "--with": parsed.switch_on, "--without": parsed.switch_off}
+    words = [word for option, values in options.items() for value in values for word in (option, value)]
+    words += ["--on", parsed.on] if parsed.on else []
+    command = shlex.join(["ftcore", "plan", str(parsed.profile), *words, "--prepare"])
+    return ["count the rows first, which may be enough:", f"  {command}", f"  {room}", ""]
 
 
 def _table(parsed: argparse.Namespace, source: Source, known: Sketch, said: Said, rows: RowShape | None) -> int:

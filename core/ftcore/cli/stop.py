@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(parsed: argparse.Namespace) -> int:
     """Ask, and wait."""
-    from ftcore.ending import last_step, way_on, way_on_once_mended
+    from ftcore.early_end import last_step, way_on, way_on_once_mended
     from ftcore.errors import RunError
     from ftcore.requests import ask_to_stop
     from ftcore.values import RunState

@@ -19,7 +19,7 @@ def main(parsed: argparse.Namespace) -> int:
     """Work."""
     from ftcore.errors import ExitCode, FtcoreError, Interrupted
     from ftcore.processes.attach import end_with_launcher, rank_log, write_to_file
-    from ftcore.processes.endings import FILE
+    from ftcore.processes.failures import FILE
 
     end_with_launcher()
     rank = os.environ.get("RANK", "0")

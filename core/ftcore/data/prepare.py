@@ -60,6 +60,7 @@ def prepare(plugins: Plugins, run: Run, stage: Callable[[str], None]) -> Prepare
     broken = [*index.broken, *encoded.broken]
     _set_aside(broken, run)
     data, kept = assemble(index, split, encoded, format_, broken)
+    _require_held_out(run, index, split, data)
     proved = prove_labels(data, format_.processor, run.profile.run.seed, kept)
     fingerprint = _fingerprint(index, encoded)
     return Prepared(
@@ -94,9 +95,6 @@ def assemble(
     )
     if not train:
         raise RunError(_nothing_left(ledger))
-    brought = len(index.rows) - sum(len(part.rows) for part in index.parts)
-    if brought and twins and not validation:
-        raise RunError(f"all {len(held)} held-out rows are twins of training rows; name other rows to hold out")
     data = PreparedData(
         train=Chosen(encoded.examples, order),
         validation=Chosen(encoded.examples, validation),
@@ -220,6 +218,21 @@ def _twins(encoded: Encoded, train: array[int], held: array[int]) -> set[int]:
     return keys.intersection(encoded.keys[place] for place in train)
 
 
+def _require_held_out(run: Run, index: Index, split: Split, data: PreparedData) -> None:
+    """Raise `RunError` where rows are named to be held out, or evaluations are asked for, and no such row is left."""
+    brought = len(index.rows) - sum(len(part.rows) for part in index.parts)
+    count = brought or len(split.validation)
+    if data.validation or not count or not (brought or run.profile.train.eval_steps):
+        return
+    if data.ledger.reasons.get(TWIN) == count:
+        mend = "name other rows to hold out" if brought else "set data.group to a column whose values twins share"
+        raise RunError(f"all {count} held-out rows are twins of training rows; {mend}")
+    raise RunError(f"all {count} held-out rows were dropped ({_counts(data.ledger)}); mend them, or hold out more")
+
+
 def _nothing_left(ledger: Ledger) -> str:
-    counts = ", ".join(f"{reason}: {count}" for reason, count in ledger.reasons.items())
-    return f"nothing left to train: all training rows were dropped ({counts}); mend them"
+    return f"nothing left to train: all training rows were dropped ({_counts(ledger)}); mend them"
+
+
+def _counts(ledger: Ledger) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in ledger.reasons.items())

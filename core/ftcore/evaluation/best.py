@@ -13,7 +13,7 @@ from ftcore.journal.metrics import figure_by_step
 from ftcore.plugins import Plugins
 from ftcore.sensible import LOSSES
 from ftcore.structure import nearest
-from ftcore.values import PreparedData, Profile
+from ftcore.values import Profile
 
 
 @attrs.frozen(kw_only=True)
@@ -53,12 +53,6 @@ def score_problems(profile: Profile, plugins: Plugins) -> Iterator[Problem]:
     if metric not in LOSSES and not plugins.implementers("score"):
         text = f"no plugin scores answers, so there is no {metric}; set it to eval_loss"
         yield Problem(key="train.best_metric", message=text)
-
-
-def require_rows(profile: Profile, data: PreparedData) -> None:
-    """Raise `RunError` when no row is held out that the best checkpoint could be chosen by."""
-    if profile.train.load_best and not data.validation:
-        raise RunError("train.load_best: no rows are held out to choose by; hold out more, see data.validation")
 
 
 def require_measured(metric: str, found: Mapping[str, float]) -> None:

@@ -12,6 +12,7 @@ from ftcore.errors import ProfileError
 from ftcore.hardware.drivers import Card
 from ftcore.hardware.machine import Machine, this_machine
 from ftcore.hardware.profiles import Described, described, hardware_profiles, is_shipped
+from ftcore.structure import nearest
 
 SHOWN = 40
 """Most characters of a wrong name that an error quotes."""
@@ -127,4 +128,4 @@ def find_hardware_profile(name: str, folder: Path) -> Path | str:
     profiles = hardware_profiles()
     if chosen in profiles:
         return profiles[chosen]
-    return f"no hardware profile {name[:SHOWN]!r}; there are {', '.join(profiles)}, or name a .toml file"
+    return f"no hardware profile {name[:SHOWN]!r} (ftcore hardware lists them){nearest(name, profiles)}"

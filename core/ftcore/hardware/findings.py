@@ -12,13 +12,16 @@ from ftcore.values import Profile
 
 
 def hardware_problems(source: LayeredProfile, profile: Profile) -> Iterator[Problem]:
-    """Errors for bfloat16 on a card without it, and a warning for GPUs that nobody uses.
+    """Errors for bfloat16 on a card without it, and warnings for a GPU that is not here and GPUs that nobody uses.
 
     `source` tells which options somebody wrote.
     """
     if profile.hardware.device not in ("auto", "cuda"):
         return
     found = cards()
+    if not found and profile.hardware.device == "cuda":
+        text = "no driver finds a GPU here, and the run needs one where it starts; or set it to auto"
+        yield source.problem(("hardware", "device"), text, "warning")
     yield from _bf16(source, profile, found)
     alone = "WORLD_SIZE" not in os.environ and source.layer_of(("hardware", "processes")) is None
     if len(found) > 1 and alone:

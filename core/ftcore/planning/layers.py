@@ -59,6 +59,11 @@ def _group(name: str, layers: Iterable[Layer], *, quantized: bool) -> Group:
     )
 
 
+def elsewhere(facts: ModelFacts) -> int:
+    """Parameters of adapters on what is no linear layer, such as experts that lie in one tensor."""
+    return facts.added - sum(layer.adapter for layer in facts.layers)
+
+
 def inspected(facts: ModelFacts, quantization: Quantization | None) -> dict[str, Any]:
     """What `ftcore inspect --json` prints: counts of parameters, and the groups."""
     return {
@@ -68,6 +73,7 @@ def inspected(facts: ModelFacts, quantization: Quantization | None) -> dict[str,
             "frozen": facts.frozen,
             "base": facts.base,
             "adapter": facts.added,
+            "adapter_elsewhere": elsewhere(facts),
         },
         "adapter": facts.adapter,
         "quantization": "" if quantization is None else quantization.name,

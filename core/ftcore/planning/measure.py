@@ -14,21 +14,15 @@ import attrs
 
 from ftcore.errors import RunError
 from ftcore.planning.facts import Layer, ModelFacts, Part, Tower
+from ftcore.planning.towers import part_of, picture, routed, text_config, tower_of
 from ftcore.plugins import Plugins
 from ftcore.values import Loaded, Run
 
-_VISION = re.compile(r"(^|\.)(vision|visual|image)\w*(\.|$)")
-_PROJECTOR = re.compile(r"(^|\.)\w*(projector|merger|connector)\w*(\.|$)")
 MATRIX = 2
-CUBE = 3
 SIDES = (("in_features", "out_features"), ("nx", "nf"))
 """What modules call their inputs and outputs: those of torch, and `Conv1D` of transformers."""
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _BLOCK = re.compile(r"\.(\d+)\.")
-
-
-class NotPlannedError(RunError):
-    """A model of a kind that plans do not know, which may be trained all the same."""
 
 
 @attrs.frozen(kw_only=True)
@@ -68,19 +62,19 @@ def _remember(model: Any) -> _Before:
     modules = dict(model.named_modules())
     parameters = list(model.parameters())
     config = model.config
-    text, vision = _text_config(config), getattr(config, "vision_config", None)
+    text, vision = text_config(config), getattr(config, "vision_config", None)
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return _Before(
         parameters=sum(parameter.numel() for parameter in parameters),
         identities=frozenset(map(id, parameters)),
         modules=frozenset(map(id, modules.values())),
         layers={
-            id(module): _layer(name, module, output, _routed(text))
+            id(module): _layer(name, module, output, routed(text))
             for name, module in modules.items()
             if _is_linear(module)
         },
-        text=_tower(text, modules, vision=False),
-        vision=None if vision is None else _tower(vision, modules, vision=True),
+        text=tower_of(text, modules, vision=False),
+        vision=None if vision is None else tower_of(vision, modules, vision=True),
     )
 
 
@@ -101,16 +95,10 @@ def _layer(name: str, module: Any, output: Any, routed: float) -> Layer:
         inputs=inputs,
         outputs=outputs,
         bias=getattr(module, "bias", None) is not None,
-        part=Part.OUTPUT if module is output else _part(name),
+        part=Part.OUTPUT if module is output else part_of(name),
         block=int(block[1]) if block else None,
         share=routed if _EXPERT.search(name) else 1.0,
     )
-
-
-def _part(name: str) -> Part:
-    if _PROJECTOR.search(name):
-        return Part.PROJECTOR
-    return Part.VISION if _VISION.search(name) else Part.TEXT
 
 
 def _facts(before: _Before, config: Any, adapted: Loaded) -> ModelFacts:
@@ -119,8 +107,8 @@ def _facts(before: _Before, config: Any, adapted: Loaded) -> ModelFacts:
     total = sum(parameter.numel() for parameter in parameters)
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     layers = _adapted_layers(model, before)
-    image_tokens, patches = _picture(config)
-    text = _text_config(config)
+    image_tokens, patches = picture(config)
+    text = text_config(config)
     return ModelFacts(
         base=before.parameters,
         added=total - before.parameters,
@@ -157,12 +145,12 @@ def _adapted_layers(model: Any, before: _Before) -> tuple[Layer, ...]:
 def _wrapped(layer: Layer, module: Any, wrapper: Any, *, own: bool) -> Layer:
     inner = {id(parameter) for parameter in module.parameters()}
     added = [item for item in wrapper.parameters() if id(item) not in inner and item.requires_grad]
-    if any(tuple(item.shape) == tuple(module.weight.shape) for item in added):  # a copy that is trained whole
+    matrices = [tuple(item.shape) for item in added if len(item.shape) == MATRIX]
+    if matrices == [tuple(module.weight.shape)]:  # a copy that is trained whole
         return attrs.evolve(layer, trained=True, adapter=sum(item.numel() for item in added))
-    ranks = [min(item.shape) for item in added if len(item.shape) == MATRIX]
     return attrs.evolve(
         layer,
-        rank=min(ranks, default=0),
+        rank=min(map(min, matrices), default=0),
         adapter=sum(item.numel() for item in added),
         trained=own,
         drops=any(float(getattr(part, "p", 0) or 0) > 0 for part in wrapper.modules()),
@@ -181,81 +169,3 @@ def _learning(tower: Tower, layers: tuple[Layer, ...], part: Part, *, embeds: bo
         embeds |= any(layer.learns for layer in layers if layer.part in (Part.VISION, Part.PROJECTOR))
     first = 0 if embeds else min(learning, default=tower.blocks)
     return attrs.evolve(tower, learns_from=first)
-
-
-def _text_config(config: Any) -> Any:
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
-def _tower(config: Any, modules: Mapping[str, Any], *, vision: bool) -> Tower:
-    width, heads = _number(config, "hidden_size", "n_embd", "d_model"), _number(config, "num_attention_heads", "n_head")
-    blocks = _number(config, "num_hidden_layers", "n_layer", "depth")
-    size = getattr(config, "head_dim", None) or width // heads
-    in_block = {name: module for name, module in modules.items() if ".0." in name and _is_vision(name) == vision}
-    ends = {name.rpartition(".")[2] for name in in_block}
-    norms = [name for name, module in in_block.items() if "norm" in type(module).__name__.lower()]
-    return Tower(
-        width=width,
-        inner=_inner(config, width),
-        blocks=blocks,
-        heads=heads,
-        queries=heads * size,
-        keys=(getattr(config, "num_key_value_heads", None) or heads) * size,
-        norms=len([name for name in norms if _normed_width(in_block[name]) in (0, width)]) or 2,
-        head_norms=any(name.rpartition(".")[2] in ("q_norm", "k_norm") for name in norms),
-        gated="gate_proj" in ends or "gate_up_proj" in ends or "experts" in ends,
-        experts=0.0 if vision else _routed(config) * _fused(modules) / max(1, blocks),
-    )
-
-
-def _inner(config: Any, width: int) -> int:
-    """Width of the feed-forward network, or of all experts that one token goes through."""
-    whole = _number(config, "intermediate_size", "n_inner", "ffn_dim", otherwise=4 * width)
-    if _routed(config) == 1:
-        return whole
-    one = _number(config, "moe_intermediate_size", otherwise=whole)
-    return one * (_number(config, "num_experts_per_tok") + _number(config, "n_shared_experts", otherwise=0))
-
-
-def _routed(config: Any) -> float:
-    """Share of the experts that a token goes through; 1 without experts."""
-    chosen = _number(config, "num_experts_per_tok", otherwise=0)
-    there = _number(config, "num_local_experts", "num_experts", "n_routed_experts", otherwise=0)
-    return min(1.0, chosen / there) if chosen and there else 1.0
-
-
-def _fused(modules: Mapping[str, Any]) -> int:
-    """Weights of experts that lie in one tensor for all of a layer."""
-    found = [module for name, module in modules.items() if name.endswith(".experts")]
-    return sum(item.numel() for module in found for item in module.parameters() if len(item.shape) == CUBE)
-
-
-def _normed_width(module: Any) -> int:
-    weight = getattr(module, "weight", None)
-    return 0 if weight is None else int(weight.shape[0])
-
-
-def _is_vision(name: str) -> bool:
-    return _part(name) is not Part.TEXT
-
-
-def _number(config: Any, *names: str, otherwise: int | None = None) -> int:
-    for name in names:
-        value = getattr(config, name, None)
-        if isinstance(value, int):
-            return value
-    if otherwise is not None:
-        return otherwise
-    kind = getattr(config, "model_type", type(config).__name__)
-    raise NotPlannedError(f"the configuration of this model ({kind}) has no {names[0]}, so its memory is not planned")
-
-
-def _picture(config: Any) -> tuple[int, int]:
-    """Tokens that the language model gets from one picture, and patches that the vision tower sees of it."""
-    vision = getattr(config, "vision_config", None)
-    if vision is None:
-        return 0, 0
-    side, patch = getattr(vision, "image_size", 0) or 0, getattr(vision, "patch_size", 0) or 0
-    patches = (side // patch) ** 2 if side and patch else 0
-    tokens = getattr(config, "mm_tokens_per_image", None) or getattr(config, "image_seq_length", None) or patches
-    return int(tokens), patches

@@ -7,16 +7,16 @@ from typing import Any
 
 import attrs
 
-from ftcore.errors import RunError
 from ftcore.hardware import nvidia_memory_gib
 from ftcore.planning.budget import Budget, budget_of
 from ftcore.planning.facts import ModelFacts
 from ftcore.planning.measure import sketch
 from ftcore.planning.memory import Memory, memory
 from ftcore.planning.rows import Said, bounded, steps_of
-from ftcore.planning.setting import RowShape, Setting, processes_of, setting_of
+from ftcore.planning.setting import RowShape, Setting, precision_of, processes_of, setting_of
 from ftcore.planning.speed import Speed, speed
 from ftcore.planning.storage import Storage, storage
+from ftcore.planning.towers import NotPlannedError
 from ftcore.plugins import Plugins
 from ftcore.values import Profile, Quantization, Run, SavedAs, World
 
@@ -42,7 +42,8 @@ class Sketch:
 class Plan:
     """What a run needs. `fits` is None where the device's memory is not known, or what is needed.
 
-    `assumed` says what is a guess rather than a count, in words for the user.
+    `profiles` are the hardware profiles that it counts with, as they are named. `assumed` says what is a guess rather
+    than a count, in words for the user.
     """
 
     facts: ModelFacts
@@ -51,6 +52,8 @@ class Plan:
     memory: Memory
     speed: Speed
     storage: Storage
+    precision: str
+    profiles: tuple[str, ...]
     assumed: tuple[str, ...] = ()
 
     @property
@@ -73,25 +76,19 @@ class Plan:
 
 
 def sketch_run(plugins: Plugins, run: Run) -> Sketch:
-    """Ask the plugins. Raises `RunError` when none of them draws the model without its weights."""
-    # A plan may be for another machine, so nobody is to look for its device in this one.
-    here = attrs.evolve(run, profile=_anywhere(run.profile))
-    facts = sketch(plugins, here)
+    """Ask the plugins. Raises `NotPlannedError` when none of them draws the model without its weights."""
+    facts = sketch(plugins, run)
     if facts is None:
         loaders = ", ".join(plugins.implementers("load_model"))
-        raise RunError(f"{loaders} cannot show a model without its weights (hook sketch_model), so nothing is planned")
+        text = f"{loaders} cannot show a model without its weights (hook sketch_model), so nothing is planned"
+        raise NotPlannedError(text)
     return Sketch(
         facts=facts,
-        quantization=plugins.quantize(here) or _kept(facts.saved),
-        arguments=_arguments(plugins, here),
-        exports=plugins.export_size(here, facts.base),
+        quantization=plugins.quantize(run) or _kept(facts.saved),
+        arguments=_arguments(plugins, run),
+        exports=plugins.export_size(run, facts.base),
         processes=run.world.size if run.world.size > 1 else None,
     )
-
-
-def quantization_of(plugins: Plugins, run: Run) -> Quantization | None:
-    """How the weights would be read, on whichever machine."""
-    return plugins.quantize(attrs.evolve(run, profile=_anywhere(run.profile)))
 
 
 def make_plan(profile: Profile, known: Sketch, rows: RowShape | None = None, said: Said | None = None) -> Plan:
@@ -100,7 +97,7 @@ def make_plan(profile: Profile, known: Sketch, rows: RowShape | None = None, sai
     rows = rows or bounded(profile, facts, said or Said())
     processes = known.processes or processes_of(profile)
     setting = setting_of(profile, rows, known.quantization, known.arguments, processes)
-    budget = budget_of(profile)
+    budget, named = budget_of(profile), profile.hardware.profile
     return Plan(
         facts=facts,
         setting=setting,
@@ -108,6 +105,8 @@ def make_plan(profile: Profile, known: Sketch, rows: RowShape | None = None, sai
         memory=memory(facts, setting),
         speed=speed(facts, setting, tflops=budget.tflops, steps=steps_of(profile, rows)),
         storage=storage(facts, setting, checkpoints=_checkpoints(profile), exports=sum(known.exports.values())),
+        precision=precision_of(profile, setting.device),
+        profiles=(named,) if isinstance(named, str) else named,
         assumed=(*rows.assumed, *_assumed_processes(profile, known), *_assumed_weights(facts)),
     )
 
@@ -137,10 +136,6 @@ def _assumed_weights(facts: ModelFacts) -> list[str]:
     if saved is None or not saved.is_unknown:
         return []
     return [f"weights that are as large as whole ones: how large saved ones are ({saved.kind}) is not known here"]
-
-
-def _anywhere(profile: Profile) -> Profile:
-    return attrs.evolve(profile, hardware=attrs.evolve(profile.hardware, device="auto"))
 
 
 def _arguments(plugins: Plugins, run: Run) -> Mapping[str, Any]:

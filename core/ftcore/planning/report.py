@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from ftcore.hardware import cards, recommended_profile
 from ftcore.hardware.usage import GIB
 from ftcore.planning.advice import Advice
 from ftcore.planning.memory import Memory
@@ -42,6 +43,8 @@ def plan_as_json(plan: Plan, advice: Sequence[Advice] = ()) -> dict[str, Any]:
         "fits": plan.fits,
         "tight": plan.is_tight,
         "device": {"kind": budget.device, "name": budget.name, "memory_gib": known, "tflops": budget.tflops},
+        "hardware_profiles": profile_names(plan),
+        "precision": plan.precision,
         "saved": None if facts.saved is None else attrs.asdict(facts.saved, filter=attrs.filters.exclude("left_out")),
         "parameters": {"total": facts.total, "trainable": facts.trained, "base": facts.base, "adapter": facts.added},
         "memory": memory_as_json(plan.memory),
@@ -73,8 +76,10 @@ def memory_as_json(memory: Memory) -> dict[str, Any]:
     }
 
 
-def plan_lines(plan: Plan, advice: Sequence[Advice] = (), elsewhere: str = "") -> Iterator[str]:
-    """The plan, line by line."""
+def plan_lines(
+    plan: Plan, advice: Sequence[Advice] = (), elsewhere: str = "", counting: Sequence[str] = ()
+) -> Iterator[str]:
+    """The plan, line by line; `counting` says how to count the rows, where that may be enough."""
     yield verdict(plan)
     yield ""
     yield from _model_lines(plan)
@@ -90,6 +95,7 @@ def plan_lines(plan: Plan, advice: Sequence[Advice] = (), elsewhere: str = "") -
             yield from _wrapped(text)
     if plan.fits is False:
         yield ""
+        yield from counting
         yield from _advice_lines(advice, elsewhere)
 
 
@@ -119,6 +125,14 @@ def _model_lines(plan: Plan) -> Iterator[str]:
     pictures = f" and {rows.images} picture{'s' if rows.images > 1 else ''}" if rows.images else ""
     yield f"batch          {setting.micro} x {setting.accumulation}{shared} rows"
     yield f"               of up to {rows.longest} tokens{pictures}, {rows.trained} of them trained"
+    yield f"hardware       profile {', '.join(profile_names(plan))}: {setting.device}, {plan.precision}"
+    if "auto" in plan.profiles and setting.device == "cuda" and not cards():
+        yield "               made for this machine, without a GPU (--on NAME names another)"
+
+
+def profile_names(plan: Plan) -> list[str]:
+    """The hardware profiles that the plan counts with, and what `auto` stands for here."""
+    return [f"{recommended_profile()} (auto)" if name == "auto" else name for name in plan.profiles]
 
 
 def _saved(saved: SavedAs) -> str:

@@ -8,23 +8,33 @@ from ftcore.disk import require_free, size
 from ftcore.errors import RunError
 from ftcore.hardware.usage import GIB
 from ftcore.planning.advice import advise
-from ftcore.planning.measure import NotPlannedError
 from ftcore.planning.plan import TOLERANCE, Plan, Sketch, make_plan, sketch_run
 from ftcore.planning.rows import counted
+from ftcore.planning.towers import NotPlannedError
 from ftcore.plugins import Plugins
 from ftcore.values import PreparedData, Run
 
 
-def require_room(plugins: Plugins, run: Run, data: PreparedData) -> Mapping[str, int]:
+def sketched(plugins: Plugins, run: Run) -> Sketch | None:
+    """What the plugins say of the run, or None for a model that none of them draws without its weights, or whose
+    configuration says too little.
+
+    Raises `RunError` for what the model cannot have, such as a layer to adapt, or a device that is not here.
+    """
+    try:
+        return sketch_run(plugins, run)
+    except NotPlannedError:
+        return None
+
+
+def require_room(run: Run, known: Sketch | None, data: PreparedData) -> Mapping[str, int]:
     """Raise `RunError` when the run is clearly over the device's memory, or writes more than the disk has room for.
 
-    A plan may err: only a run that is over by more than `TOLERANCE` is refused. A model that no plugin draws without
-    its weights, or whose configuration says too little, is not planned, and not refused.
+    A plan may err: only a run that is over by more than `TOLERANCE` is refused. What is not known is not refused.
 
     Returns the bytes that each exporter writes, as far as they are known.
     """
-    known = _sketched(plugins, run)
-    if known is None or not len(data.train):
+    if known is None:
         return {}
     plan = make_plan(run.profile, known, counted(run.profile, known.facts, data))
     if plan.fits is False and plan.memory.peak > TOLERANCE * (plan.budget.memory or 0.0):
@@ -36,17 +46,8 @@ def require_room(plugins: Plugins, run: Run, data: PreparedData) -> Mapping[str,
 
 def export_sizes(plugins: Plugins, run: Run) -> Mapping[str, int]:
     """The bytes that each exporter writes, as far as they are known."""
-    known = _sketched(plugins, run)
+    known = sketched(plugins, run)
     return known.exports if known else {}
-
-
-def _sketched(plugins: Plugins, run: Run) -> Sketch | None:
-    if not plugins.implementers("sketch_model"):
-        return None
-    try:
-        return sketch_run(plugins, run)
-    except NotPlannedError:
-        return None
 
 
 def _require_disk(run: Run, plan: Plan) -> None:

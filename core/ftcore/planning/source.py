@@ -20,6 +20,7 @@ from ftcore.options import toml_value
 from ftcore.planning.plan import Sketch, sketch_run
 from ftcore.plugins import Plugins
 from ftcore.preflight import LoadedProfile, load_profile
+from ftcore.values import Run
 
 OF_THE_MACHINE: Mapping[str, tuple[type, ...]] = {
     "device": (str,),
@@ -74,8 +75,8 @@ class Source:
         """With the hardware profiles of this profile that say how devices share a model: they hold on any machine."""
         if self.ways is not None:
             return self
-        named = self.load().profile.hardware.profile
-        files = [find_hardware_profile(name, self.path.absolute().parent) for name in _listed(named)]
+        named = self.load().settings()["hardware"]["profile"]  # its paths are absolute
+        files = [find_hardware_profile(name, Path.cwd()) for name in _listed(named)]
         ways = tuple(str(file) for file in files if isinstance(file, Path) and "plugin" in _tables(file))
         return attrs.evolve(self, ways=ways)
 
@@ -104,7 +105,14 @@ def plugins_of(loaded: LoadedProfile, report: Callable[[str], None]) -> Plugins:
 def sketch_of(loaded: LoadedProfile, report: Callable[[str], None]) -> Sketch:
     """What the plugins of a profile say of its run."""
     with _light_imports():
-        return sketch_run(plugins_of(loaded, report), planned(loaded))
+        return sketch_run(plugins_of(loaded, report), anywhere(loaded))
+
+
+def anywhere(loaded: LoadedProfile) -> Run:
+    """The run that is planned. It may be for another machine, so nobody is to look for its device in this one."""
+    run = planned(loaded)
+    hardware = attrs.evolve(run.profile.hardware, device="auto")
+    return attrs.evolve(run, profile=attrs.evolve(run.profile, hardware=hardware))
 
 
 @contextlib.contextmanager

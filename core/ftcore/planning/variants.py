@@ -9,16 +9,15 @@ from typing import Any
 import attrs
 
 from ftcore.discovery import discover
-from ftcore.engine import planned
 from ftcore.errors import FtcoreError
 from ftcore.hardware.usage import GIB
 from ftcore.options import toml_value
 from ftcore.planning.advice import Change
 from ftcore.planning.facts import ModelFacts
-from ftcore.planning.plan import Plan, Sketch, make_plan, quantization_of
+from ftcore.planning.plan import Plan, Sketch, make_plan
 from ftcore.planning.rows import Said
 from ftcore.planning.setting import RowShape
-from ftcore.planning.source import Source, machines, plugins_of, sketch_of
+from ftcore.planning.source import Source, anywhere, machines, plugins_of, sketch_of
 from ftcore.plugins import Active, implemented_hooks
 from ftcore.preflight import LoadedProfile
 
@@ -67,7 +66,9 @@ def _replaced(
         cost = "quantized weights are a little less exact" if small else "an adapter is trained, not the model"
         # An adapter with the same options is on the same layers, and need not be drawn again.
         drawn = known if adapters and all(_covers(cls, plugin) for plugin in adapters) else None
-        yield from _loaded(source, words, cost, LEAST_RANK, report, sets=sets, on=[name], off=off, drawn=drawn)
+        made = _switched(source, report, on=name, off=off, sets=sets, drawn=drawn)
+        if made is not None:
+            yield _to(made, words, cost, LEAST_RANK)
 
 
 def _covers(cls: type[Any], plugin: Active) -> bool:
@@ -119,38 +120,29 @@ def _shards(source: Source, loaded: LoadedProfile, report: Callable[[str], None]
     for name, hooks, _ in _others(loaded):
         if "training_args" not in hooks or "make_trainer" in hooks:
             continue
-        words, cost = f"[plugin.{name}]", "more talk between the devices"
-        yield from _loaded(source, words, cost, LEAST_RANK, report, on=[name], wanted=_is_shared)
+        made = _switched(source, report, on=name)
+        if made is not None and (made.arguments.get("deepspeed") or made.arguments.get("fsdp")):
+            yield _to(made, f"[plugin.{name}]", "more talk between the devices", LEAST_RANK)
 
 
-def _is_shared(known: Sketch) -> bool:
-    return bool(known.arguments.get("deepspeed") or known.arguments.get("fsdp"))
-
-
-def _loaded(
+def _switched(
     source: Source,
-    words: str,
-    cost: str,
-    rank: int,
     report: Callable[[str], None],
     *,
-    sets: Sequence[str] = (),
-    on: Sequence[str] = (),
+    on: str,
     off: Sequence[str] = (),
+    sets: Sequence[str] = (),
     drawn: Sketch | None = None,
-    wanted: Callable[[Sketch], bool] = bool,
-) -> list[Change]:
-    """A change that is made by reading the profile again; none where plugins do not go together."""
+) -> Sketch | None:
+    """The run with other plugins; with `drawn`, its model as it is there. None where they do not go together."""
     try:
-        changed = source.load(*sets, on=on, off=off)
+        changed = source.load(*sets, on=[on], off=off)
         if drawn is None:
-            known = sketch_of(changed, report)
-        else:
-            quantization = quantization_of(plugins_of(changed, report), planned(changed))
-            known = attrs.evolve(drawn, quantization=quantization)
+            return sketch_of(changed, report)
+        quantization = plugins_of(changed, report).quantize(anywhere(changed))
     except FtcoreError:
-        return []
-    return [_to(known, words, cost, rank)] if wanted(known) else []
+        return None
+    return attrs.evolve(drawn, quantization=quantization)
 
 
 def _to(known: Sketch, words: str, cost: str, rank: int) -> Change:

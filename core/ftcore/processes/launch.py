@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 
 from ftcore.display import Display, Steady
-from ftcore.ending import way_on_after
+from ftcore.early_end import way_on_after
 from ftcore.errors import ExitCode, FtcoreError, Interrupted, RunError
 from ftcore.manifest import new_manifest, now, read_manifest
 from ftcore.plugins import Plugins

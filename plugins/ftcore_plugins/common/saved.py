@@ -9,7 +9,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from ftcore.api import SavedAs
+from ftcore.api import Loaded, RunError, SavedAs
 
 MADE_WHOLE = ("fp8", "mxfp4")
 """Made whole as they are read, also where a GPU could work with them: MXFP4 has no backward pass, and FP8 would be
@@ -47,6 +47,14 @@ def saved_as(config: Any, model: Any) -> SavedAs | None:
     # Whether experts that lie in one tensor are quantized with the rest is different from library to library.
     size = None if _has_fused_experts(model) else _bytes(kind, table)
     return SavedAs(kind=kind, bytes_per_weight=size, left_out=() if size is None else _left_out(kind, table, model))
+
+
+def require_whole(plugin: str, sketched: Loaded | None) -> Loaded | None:
+    """Raise `RunError` for a sketched model whose weights stay quantized: `plugin` cannot share those out."""
+    if sketched is None or sketched.saved is None or sketched.saved.whole:
+        return sketched
+    fault = f"{sketched.base} is saved quantized ({sketched.saved.kind}), and {plugin} cannot share out such weights"
+    raise RunError(f"model.id: {fault}; leave out [plugin.{plugin}], or name the model with whole weights")
 
 
 def kept_layers(model: Any, saved: SavedAs | None) -> list[str]:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import attrs
 
-from ftcore.api import Loaded, Problem, Quantization, Run, RunError, hookimpl, option
+from ftcore.api import Loaded, Problem, Run, hookimpl, option
+from ftcore_plugins.common.saved import require_whole
 from ftcore_plugins.deepspeed_zero.checks import problems
 
 
@@ -54,12 +55,18 @@ class _Zero:
         """DeepSpeed must be there, the optimizer must be one that it can share out, and the disk must have room."""
         return problems(self.name, run, self.config)
 
+    @hookimpl
+    def quantize(self) -> None:
+        """Keep the place of a quantizer empty: quantized weights cannot be cut anywhere."""
+
     @hookimpl(wrapper=True)
-    def load_model(self, run: Run, quantization: Quantization | None) -> Generator[None, Loaded, Loaded]:
+    def sketch_model(self) -> Generator[None, Loaded | None, Loaded | None]:
+        """Refuse a model that is saved quantized, before its weights are read."""
+        return require_whole(self.name, (yield))
+
+    @hookimpl(wrapper=True)
+    def load_model(self, run: Run) -> Generator[None, Loaded, Loaded]:
         """Set DeepSpeed up; in stage 3, each weight is shared out as soon as it is read."""
-        if quantization is not None:
-            fix = f"leave out {quantization.name} or {self.name}"
-            raise RunError(f"{self.name} cannot share out weights that {quantization.name} has quantized; {fix}")
         from ftcore_plugins.deepspeed_zero import setup
 
         setup.begin(run)

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from ftcore.api import MASKED, TOO_LONG, Drop, Example, Row, RowError
 from ftcore_plugins.common.images import ImageError, Limits, open_image
 from ftcore_plugins.common.length import is_far_too_long
+from ftcore_plugins.common.unfit import refusal_of
 from ftcore_plugins.gemma_grid.columns import Columns, Turn
 from ftcore_plugins.gemma_grid.crops import PanAndScan
 from ftcore_plugins.gemma_grid.layout import Layout, LayoutError
@@ -97,7 +98,7 @@ class GridEncoder:
         turn = self.columns.turn(row)
         text = question_of(self.prompt, turn.context, turn.question)
         for said in (text, turn.reply):
-            if reason := self._refusal(said):
+            if reason := refusal_of(said, self.control):
                 return Drop(origin=row.origin, reason=reason)
         if is_far_too_long(self._tokens, [text, turn.reply], self.most):
             return Drop(origin=row.origin, reason=TOO_LONG)
@@ -112,13 +113,6 @@ class GridEncoder:
             return self.pan_and_scan.crops(*self.pictures.size(opened)), content_of(opened)
         except (ImageError, LayoutError) as error:
             raise RowError(str(error), origin=row.origin) from error
-
-    def _refusal(self, text: str) -> str:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return "not valid unicode"
-        return "contains control tokens" if self.control.search(text) else ""
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]

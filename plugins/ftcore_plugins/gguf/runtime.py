@@ -12,6 +12,7 @@ import os
 import secrets
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,9 @@ SURE = 1e6
 WAIT = 600.0
 """Seconds to wait for an answer of the server."""
 
+LATE = 5.0
+"""Seconds to wait for its reason when it does not load."""
+
 
 class LlamaCpp:
     """A GGUF, and what belongs to it: `mmproj` is the file that sees images, `lora` an adapter for the model.
@@ -58,7 +62,7 @@ class LlamaCpp:
             try:
                 self._server = xllamacpp.Server(settings)
             except RuntimeError as error:
-                raise RunError(_reason(said()) or str(error)) from None
+                raise RunError(_reason(said) or str(error)) from None
         self._sees, self._around = bool(mmproj), around
         self._letter = self._tokens("a", around=False)[-1]
 
@@ -180,10 +184,17 @@ def _read(file: Any) -> str:
     return str(file.read().decode("utf-8", "replace"))
 
 
-def _reason(messages: str) -> str:
-    """The first error that llama.cpp tells: those after it only say that it has failed."""
-    errors = [line.partition(" E ")[2] for line in messages.splitlines() if " E " in line]
-    return errors[0].partition(": ")[2].removeprefix("error loading model: ").strip() if errors else ""
+def _reason(said: Callable[[], str]) -> str:
+    """The first error that llama.cpp tells: those after it only say that it has failed.
+
+    It tells them from a thread of its own, which may come to it only after the call has failed.
+    """
+    end = time.monotonic() + LATE
+    while not (errors := [line for line in said().splitlines(keepends=True) if " E " in line and line.endswith("\n")]):
+        if time.monotonic() > end:
+            return ""
+        time.sleep(0.01)
+    return errors[0].partition(" E ")[2].partition(": ")[2].removeprefix("error loading model: ").strip()
 
 
 if __name__ == "__main__":

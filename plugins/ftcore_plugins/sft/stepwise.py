@@ -6,7 +6,6 @@ Each override says which method of `transformers.Trainer` or TRL it replaces, an
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +28,7 @@ from ftcore_plugins.sft.order import StepOrder
 from ftcore_plugins.sft.out_of_memory import SmallerParts, fewer_rows
 from ftcore_plugins.sft.ranks import Filled, RankOrder
 from ftcore_plugins.sft.rows import TrainingRows
+from ftcore_plugins.sft.tally import Tally
 from ftcore_plugins.sft.unrounded import unrounded
 
 PLAIN = frozenset({DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU})
@@ -50,12 +50,11 @@ class StepwiseTrainer(LaidOutTrainer):
         rate_factors: Mapping[str, float],
     ) -> None:
         # TRL insists on a `datasets.Dataset` and looks at its first row; our examples take its place below.
-        stand_in = Dataset.from_dict({"row": [0]})
         with unrounded(model):
             super().__init__(
                 model=model,
                 args=args,
-                train_dataset=stand_in,
+                train_dataset=Dataset.from_dict({"row": [0]}),
                 data_collator=rows.collate,
                 processing_class=processor,
             )
@@ -64,10 +63,6 @@ class StepwiseTrainer(LaidOutTrainer):
         self._lengths, self._group_steps = rows.lengths, config.group_steps
         self.held_out, self._collate = data.validation, data.collate
         self.remove_callback(PrinterCallback)
-        for parameter in self.model.parameters():
-            # Master weights: TRL makes them bfloat16 on a quantized model. ZeRO-3 keeps its own.
-            if parameter.requires_grad and not hasattr(parameter, "ds_id"):
-                parameter.data = parameter.data.float()
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._lay_out(world, rate_factors)
         self.labelled_loss = LabelledLoss(self.model, enabled=config.labelled_logits, device=self.args.device)
@@ -78,16 +73,14 @@ class StepwiseTrainer(LaidOutTrainer):
         micro = self.args.per_device_train_batch_size
         fewer = fewer_rows(micro, micro * self.args.gradient_accumulation_steps) if world.size > 1 else None
         self._parts = SmallerParts(rows.collate, self.model.zero_grad, fewer=fewer)
+        self._tally = Tally()
         self._step_control: Control | None = None
-        self._origins: list[str] = []
-        self._tokens = 0
-        self._waited = 0.0
         self._reported = 0
-        self._began: float | None = None
 
     def run(self, control: Control, resume_from: Path | None) -> int:
         """Train to the end, or to a stop; return the last step's number."""
-        self._step_control, self._reported, self._began = control, 0, None
+        self._step_control, self._reported = control, 0
+        self._tally.begin()
         if resume_from is not None:
             checkpoint.require_complete(resume_from, scaler=self.accelerator.scaler is not None)
             self._reported = checkpoint.read_step(resume_from)
@@ -135,17 +128,14 @@ class StepwiseTrainer(LaidOutTrainer):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """Trainer's; it also starts the step's clock and takes out what only we read."""
-        start = time.perf_counter()
-        if self._began is None:
-            self._began, self._waited = start, 0.0
-        batches, items = super().get_batch_samples(map(checked, epoch_iterator), num_batches, device)
-        self._waited += time.perf_counter() - start
+        with self._tally.waiting():
+            batches, items = super().get_batch_samples(map(checked, epoch_iterator), num_batches, device)
         step = [batch.pop(ITEMS) for batch in batches]
         self._parts.begin(step)
-        self._origins = [origin for items in step for origin in origins_of(items)]
+        self._tally.origins = [origin for items in step for origin in origins_of(items)]
         # Trainer leaves them uncounted for a model that does not take the count into its loss.
         counts = [int((batch["labels"][..., 1:] != MASKED).sum()) for batch in batches] if items is None else [items]
-        self._tokens = sum(counts)
+        self._tally.tokens = sum(counts)
         return batches, items
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -191,7 +181,7 @@ class StepwiseTrainer(LaidOutTrainer):
         # The scaler of fp16 skips such steps by itself, and expects some.
         broken = not math.isfinite(norm) and self.accelerator.scaler is None
         if broken or not torch.isfinite(self._tr_loss):
-            own = (self._tr_loss.item(), self._origins)
+            own = (self._tr_loss.item(), self._tally.origins)
             parts = self.ranks.gathered(own) if broken else [own]
             stepped = self.is_deepspeed_enabled  # its backward pass steps, too
             raise not_a_number(broken_step(self.state.global_step + 1, norm, parts, stepped=stepped), self.args)
@@ -218,7 +208,7 @@ class StepwiseTrainer(LaidOutTrainer):
         if decision.checkpoint:
             self._commit(control, number)
         self.control.should_training_stop |= decision.stop
-        self._began = None
+        self._tally.begin()
 
     def _commit(self, control: Control, number: int) -> None:
         """The main rank makes the folder before the others write to it, and commits it once all of them have."""
@@ -239,16 +229,11 @@ class StepwiseTrainer(LaidOutTrainer):
 
     def _step(self, number: int, tr_loss: torch.Tensor, grad_norm: float, learning_rate: float | None) -> Step:
         loss = self.ranks.sums(tr_loss.item())[0] / self.ranks.size
-        seconds = time.perf_counter() - (self._began or 0.0)
-        tokens = float(self._tokens)
         metrics = {
             "loss": loss,
             "learning_rate": float(learning_rate or 0.0) / self.optimizer.param_groups[0]["rate_factor"],
             "grad_norm": grad_norm,
-            "tokens": tokens,
-            "tokens_per_second": tokens / max(seconds, 1e-9),
-            "seconds": seconds,
-            "data_seconds": self._waited,
+            **self._tally.metrics(),
             "memory": memory.peak(self.args.device),
         }
         return Step(number=number, total=self.args.max_steps, epoch=float(self.state.epoch or 0.0), metrics=metrics)

@@ -12,11 +12,11 @@ from ftcore.errors import RunError
 from ftcore.hardware.usage import GIB
 from ftcore.planning import room
 from ftcore.planning.advice import Advice, Change, advise
-from ftcore.planning.measure import NotPlannedError
 from ftcore.planning.plan import Plan, Sketch, make_plan
 from ftcore.planning.report import hours, plan_as_json, plan_lines
+from ftcore.planning.towers import NotPlannedError
 from ftcore.tables import HardwareTable, ModelTable, TrainTable
-from ftcore.values import Profile
+from ftcore.values import Profile, Run
 from planned_models import facts, rows
 from test_rows import prepared
 
@@ -89,51 +89,49 @@ def test_text_and_json_say_the_same() -> None:
     assert values["advice"][0]["change"] in text
 
 
-class OnlySketch:
-    """Stands for plugins that draw a model."""
-
-    def implementers(self, hook: str) -> list[str]:
-        return ["drawer"] if hook == "sketch_model" else []
-
-
 class Nothing:
+    """Stands for plugins that draw no model."""
+
     def implementers(self, hook: str) -> list[str]:
-        return []
+        return ["loader"] if hook == "load_model" else []
+
+    def sketch_model(self, run: Run) -> None:
+        return None
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, memory: float, plugins: Any, known: Sketch = KNOWN) -> None:
-    from ftcore.values import Run
-
-    monkeypatch.setattr(room, "sketch_run", lambda plugins, run: known)
+def refuse(memory: float, known: Sketch | None = KNOWN) -> None:
     run = Run(name="r", folder=Path("runs/r"), profile=profile(memory))
-    room.require_room(plugins, run, prepared([1024] * 16, 512))
+    room.require_room(run, known, prepared([1024] * 16, 512))
 
 
-def test_run_that_cannot_fit_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_that_cannot_fit_is_refused_with_a_way_out() -> None:
     with pytest.raises(RunError) as caught:
-        refuse(monkeypatch, 10, OnlySketch())
+        refuse(10)
     text = str(caught.value)
     assert "A CARD has 10.0" in text
     assert "set train.micro_batch_size = " in text
     assert "set hardware.memory to" in text
 
 
-def test_run_that_fits_and_model_that_nobody_draws_are_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse(monkeypatch, 80, OnlySketch())
-    refuse(monkeypatch, 1, Nothing())
+def test_run_that_fits_and_model_that_nobody_draws_are_let_through() -> None:
+    refuse(80)
+    run = Run(name="r", folder=Path("runs/r"), profile=profile(1))
+    known = room.sketched(Nothing(), run)  # type: ignore[arg-type]
+    assert known is None
+    refuse(1, known)
 
 
 def test_run_without_room_on_the_disk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ftcore.disk.free_bytes", lambda path: 2**20)
     with pytest.raises(RunError, match=r"the run \(checkpoints .*\) writes about .* has 1.0 MiB"):
-        refuse(monkeypatch, 80, OnlySketch())
+        refuse(80)
 
 
 def test_room_for_exports_is_needed_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ftcore.disk.free_bytes", lambda path: 100 * GIB)
-    refuse(monkeypatch, 80, OnlySketch())
+    refuse(80)
     with pytest.raises(RunError, match=r"exports 200.0 GiB\) .*; free some, lower train.save_limit, leave out an exp"):
-        refuse(monkeypatch, 80, OnlySketch(), known=attrs.evolve(KNOWN, exports={"gguf": int(200 * GIB)}))
+        refuse(80, attrs.evolve(KNOWN, exports={"gguf": int(200 * GIB)}))
 
 
 def test_what_fits_by_less_than_the_error_of_a_plan_is_told() -> None:
@@ -159,14 +157,12 @@ def test_processes_that_nobody_can_count_are_assumed(monkeypatch: pytest.MonkeyP
 
 
 def test_model_that_plans_do_not_know_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ftcore.values import Run
-
     def unknown(plugins: Any, run: Run) -> Sketch:
         raise NotPlannedError("no heads")
 
     monkeypatch.setattr(room, "sketch_run", unknown)
     run = Run(name="r", folder=Path("runs/r"), profile=profile(1))
-    room.require_room(OnlySketch(), run, prepared([1024] * 16, 512))  # type: ignore[arg-type]
+    assert room.sketched(Nothing(), run) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,11 @@ def test_adapter_is_what_was_not_there_before() -> None:
     assert (layer.rank, layer.adapter, layer.block, layer.trained) == (4, 4 * (64 + 256), 1, False)
 
 
+def test_adapter_of_a_rank_as_large_as_its_layer_is_no_copy() -> None:
+    layer = next(layer for layer in facts(rank=64).layers if layer.name == "layers.0.self_attn.q_proj")
+    assert (layer.rank, layer.adapter, layer.trained) == (64, 64 * (64 + 64), False)
+
+
 def test_output_layer_is_told_from_the_others() -> None:
     assert [layer.name for layer in facts().linear(Part.OUTPUT)] == ["lm_head"]
 

@@ -21,14 +21,12 @@ from ftcore_plugins.common.chat.layout import Layout
 from ftcore_plugins.common.chat.messages import Conversation, Message, texts_of
 from ftcore_plugins.common.chat.tokens import Tokens
 from ftcore_plugins.common.length import is_far_too_long
+from ftcore_plugins.common.unfit import refusal_of
 
-__all__ = ["CHUNK", "LONE_SURROGATE", "ChatFormat", "Encoded", "Refused", "Train"]
+__all__ = ["CHUNK", "ChatFormat", "Encoded", "Refused", "Train"]
 
 CHUNK = 512
 """Conversations that are rendered and tokenized at once: bounds the memory that their text takes."""
-
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half of a character, which JSON can spell, but UTF-8 and tokenizers cannot."""
 
 Train = Literal["all", "last", "everything"]
 """What is trained of a conversation: all replies, the last one, or every token up to its end."""
@@ -135,10 +133,8 @@ class ChatFormat:
     def _refusal(self, one: Conversation, turns: Turns) -> str:
         contents = [message["content"] for message in one.messages]
         text = "\n".join(contents if one.plain else texts_of([list(one.messages), list(one.tools)]))
-        if not text.isascii() and LONE_SURROGATE.search(text):
-            return "not valid unicode"
-        if self.control.search(text):
-            return "contains control tokens"
+        if reason := refusal_of(text, self.control):
+            return reason
         replies = (message for message in one.messages if message["role"] == "assistant")
         if any(not message["content"].strip() and "tool_calls" not in message for message in replies):
             return "empty reply"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import attrs
 
 from ftcore.api import RowError
+from ftcore_plugins.common.chat.calls import NoMessageError, calls_of, parsed, tools_of
 
 __all__ = ["OPEN_THOUGHTS", "THOUGHTS", "Conversation", "Message", "conversation", "kind_of", "texts_of"]
 
@@ -50,15 +50,17 @@ FOLLOWS: Mapping[str, frozenset[str]] = {
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names that the thoughts before a reply go by; templates know the first."""
 
+FLAGS = ("weight", "train", "training")
+"""Flags of a message that is trained, or is not if they are false or 0: OpenAI's, and those of Axolotl's examples."""
+
+DETAILS = ("train_detail", "training_detail")
+"""What Axolotl's examples call the parts of a message that are trained alone."""
+
 THOUGHTS = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
 """Thoughts that are written into the reply, as the reasoning models put them out."""
 
 OPEN_THOUGHTS = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*(.*)", re.DOTALL)
 """The same where the prompt has opened them already: such models do not put out the first tag."""
-
-
-class _NoMessageError(Exception):
-    """What is wrong with a message."""
 
 
 @attrs.frozen(kw_only=True)
@@ -82,12 +84,12 @@ def conversation(
 ) -> Conversation:
     """Check messages, and put `system` before them if they have none. The first `given` are not trained.
 
-    Takes `role` and `content` of OpenAI as well as `from` and `value` of ShareGPT; replies of OpenAI's
-    `weight` 0 are not trained. What follows the last reply is cut off, since nothing in it is trained. Raises
+    Takes `role` and `content` of OpenAI as well as `from` and `value` of ShareGPT; replies with one of `FLAGS` that
+    is false are not trained. What follows the last reply is cut off, since nothing in it is trained. Raises
     `RowError` unless user and assistant take turns, after an optional system message; tools answer an assistant.
     """
     if isinstance(messages, str):  # CSV has no lists
-        messages = _parsed(messages) or messages
+        messages = parsed(messages) or messages
     if not isinstance(messages, list | tuple):
         raise RowError(f"{name} must be a list, not {kind_of(messages)}", origin=origin)
     if not messages:
@@ -97,11 +99,11 @@ def conversation(
     fault, length = _order(roles)
     if fault:
         raise RowError(fault, origin=origin)
-    untrained = {*range(given), *_weightless(messages)}
+    untrained = {*range(given), *_flagged(messages, roles, origin)}
     if system and roles[0] != "system":
         made.insert(0, {"role": "system", "content": system})
         roles, length, untrained = ("system", *roles), length + 1, {place + 1 for place in untrained}
-    ready = _tools(tools, origin)
+    ready = tools_of(tools, origin)
     return Conversation(
         messages=made[:length],
         roles=roles[:length],
@@ -131,14 +133,6 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else f"a {type(value).__name__}")
 
 
-def _tools(tools: Any, origin: str) -> Sequence[Mapping[str, Any]]:
-    """The tools that a model may call, as JSON schemas. Raises `RowError` for anything else; text is read as JSON."""
-    ready = _parsed(tools or "[]") if isinstance(tools, str) else tools or []
-    if not isinstance(ready, list) or not all(isinstance(tool, Mapping) for tool in ready):
-        raise RowError("tools must be a list of JSON schemas", origin=origin)
-    return ready
-
-
 @functools.lru_cache(maxsize=4096)
 def _order(roles: tuple[str, ...]) -> tuple[str, int]:
     """What is wrong with the order of the roles, and how many messages there are up to the last reply."""
@@ -162,6 +156,30 @@ def _disorder(before: str, role: str, number: int) -> str:
     return f"message {number} ({role}) may not follow the {before}'s; user and assistant must take turns"
 
 
+def _flagged(messages: Sequence[Any], roles: Sequence[str], origin: str) -> Iterator[int]:
+    """The places of the replies that are not to be trained. Raises `RowError` for a flag that cannot be followed."""
+    for place, (raw, role) in enumerate(zip(messages, roles, strict=True)):
+        if len(raw) == 2:  # noqa: PLR2004  # role and content alone
+            continue
+        fault, trained = _flags(raw, role)
+        if fault:
+            raise RowError(f"message {place + 1} ({role}) has {fault}", origin=origin)
+        if not trained:
+            yield place
+
+
+def _flags(raw: Mapping[str, Any], role: str) -> tuple[str, bool]:
+    """What is wrong with the flags of a message, and whether it is trained by them."""
+    found = {name: raw[name] for name in FLAGS if raw.get(name) is not None}
+    for name, value in found.items():
+        if value not in (0, 1):
+            return f"{name!r} {value!r}, which must be true or false, or 1 or 0", False
+        if value and role != "assistant" and name != "weight":  # OpenAI gives no weights to others
+            return f"{name!r} true, but replies alone are trained; leave it out", False
+    detail = next((name for name in DETAILS if raw.get(name)), "")
+    return f"{detail!r}, but a reply is trained as a whole; leave it out" if detail else "", all(found.values())
+
+
 def _message(raw: Any, number: int, origin: str) -> Message:
     if not isinstance(raw, Mapping):
         raise RowError(f"message {number} must have a role and a content, but it is {kind_of(raw)}", origin=origin)
@@ -178,7 +196,7 @@ def _message(raw: Any, number: int, origin: str) -> Message:
         return {"role": role, "content": content}
     try:
         return _rich(raw, role, content, calls_only=name == CALLS)
-    except _NoMessageError as fault:
+    except NoMessageError as fault:
         raise RowError(f"message {number} ({role}) {fault}", origin=origin) from None
 
 
@@ -192,7 +210,7 @@ def _no_role(name: Any, number: int) -> str:
 
 def _rich(raw: Mapping[str, Any], role: str, content: Any, *, calls_only: bool) -> Message:
     """A message that has more than a role and a text, or does not have them."""
-    calls = _calls(raw, content if calls_only else None) if role == "assistant" else []
+    calls = calls_of(raw, content if calls_only else None) if role == "assistant" else []
     text = "" if calls and (content is None or calls_only) else _text(content)
     message: Message = {"role": role, "content": text}
     if calls:
@@ -212,42 +230,5 @@ def _text(content: Any) -> str:
     if parts and all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts):
         return "".join(part["text"] for part in parts)
     if parts:
-        raise _NoMessageError("has parts that are no text; a plugin for images can train them")
-    raise _NoMessageError(f"must have a text as its content, not {kind_of(content)}")
-
-
-def _calls(raw: Mapping[str, Any], written: Any) -> list[Any]:
-    """Calls of tools in OpenAI's form, with arguments as templates want them: as an object rather than its JSON."""
-    calls = raw.get("tool_calls") or []
-    if raw.get("function_call"):  # OpenAI's older form
-        calls = [raw["function_call"]]
-    if written is not None:
-        parsed = _parsed(written)
-        calls = parsed if isinstance(parsed, list) else [parsed]
-    ready = [_call(call) for call in calls] if isinstance(calls, list) else [None]
-    if None in ready:
-        raise _NoMessageError("has tool calls of which one has no function with a name")
-    return ready
-
-
-def _call(raw: Any) -> dict[str, Any] | None:
-    call = _parsed(raw) if isinstance(raw, str) else raw
-    function = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        return None
-    arguments = function.get("arguments")
-    parsed = _parsed(arguments) if isinstance(arguments, str) else arguments
-    ready = parsed if isinstance(parsed, Mapping) else arguments if arguments is not None else {}
-    outer = {key: call[key] for key in ("id",) if isinstance(call.get(key), str)}
-    return {"type": "function", **outer, "function": {"name": function["name"], "arguments": ready}}
-
-
-def _parsed(text: Any) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        return None
-
-
-def _weightless(messages: Sequence[Any]) -> list[int]:
-    return [place for place, raw in enumerate(messages) if "weight" in raw and raw["weight"] == 0]
+        raise NoMessageError("has parts that are no text; a plugin for images can train them")
+    raise NoMessageError(f"must have a text as its content, not {kind_of(content)}")

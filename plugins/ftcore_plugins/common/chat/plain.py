@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
 
 from ftcore.api import MASKED, TOO_LONG, Drop, Example, Format, Row, Run, RunError
-from ftcore_plugins.common.chat.encoding import LONE_SURROGATE
+from ftcore_plugins.common.chat.questions import questioning
 from ftcore_plugins.common.chat.rows import fingerprint, text_of, tokenizer_of
 from ftcore_plugins.common.chat.tokens import Tokens, begins_with_bos, control_tokens, tokens_of
 from ftcore_plugins.common.collate import PadRight, pad_id_of
 from ftcore_plugins.common.length import is_far_too_long
+from ftcore_plugins.common.unfit import refusal_of
 
 __all__ = ["PlainQuestions", "PlainRows", "plain_format"]
 
@@ -46,10 +47,8 @@ class PlainRows:
     def _refusal(self, text: str) -> str:
         if not text.strip():
             return "empty text"
-        if not text.isascii() and LONE_SURROGATE.search(text):
-            return "not valid unicode"
-        if self.control.search(text):
-            return "contains control tokens"
+        if reason := refusal_of(text, self.control):
+            return reason
         return TOO_LONG if is_far_too_long(self.tokens.encode, [text], self.most) else ""
 
     def _example(self, row: Row, text: str, tokens: list[int]) -> Example:
@@ -88,11 +87,6 @@ def plain_format(run: Run, processor: Any, column: str) -> Format:
         most=run.profile.train.max_length,
     )
 
-    def question(prompt: str, images: Sequence[str]) -> Mapping[str, Any]:
-        if images:
-            raise RunError("--image: this run trains texts alone, and has no place for an image; leave it out")
-        return {column: prompt}
-
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     return Format(
         encode=rows,
@@ -102,5 +96,5 @@ def plain_format(run: Run, processor: Any, column: str) -> Format:
         trains="everything",
         fingerprint=fingerprint(rows.tokens, "", special),
         ask=PlainQuestions(rows=rows),
-        question=question,
+        question=questioning(lambda prompt: {column: prompt}),
     )

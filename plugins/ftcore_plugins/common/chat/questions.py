@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from ftcore.api import Drop, Example, Format, Row, RunError
+from ftcore_plugins.common.chat.calls import parsed
 from ftcore_plugins.common.chat.messages import ROLES
 from ftcore_plugins.common.chat.rows import ChatRows
 
-__all__ = ["STAND_IN", "Questions", "asking", "lacks", "listed", "with_reply", "with_turn"]
+__all__ = ["STAND_IN", "Questions", "asking", "lacks", "listed", "questioning", "with_reply", "with_turn"]
 
 STAND_IN = "ok"
 """A reply, since a chat template wants one. No prompt depends on it."""
@@ -40,13 +40,20 @@ def asking(
     `row_of` answers the columns of a row that asks a text.
     """
     last = attrs.evolve(rows, chat=attrs.evolve(rows.chat, train="last"), fault=_none)
+    return attrs.evolve(format_, ask=Questions(rows=last, completed=completed), question=questioning(row_of))
+
+
+def questioning(
+    row_of: Callable[[str], Mapping[str, Any]],
+) -> Callable[[str, Sequence[str]], Mapping[str, Any]]:
+    """`Format.question` of a run that trains texts alone."""
 
     def question(prompt: str, images: Sequence[str]) -> Mapping[str, Any]:
         if images:
             raise RunError("--image: this run trains texts alone, and has no place for an image; leave it out")
         return row_of(prompt)
 
-    return attrs.evolve(format_, ask=Questions(rows=last, completed=completed), question=question)
+    return question
 
 
 def with_reply(row: Row, column: str, reply: Any = STAND_IN) -> Row:
@@ -70,12 +77,8 @@ def with_turn(messages: Sequence[Any]) -> list[Any]:
 
 def listed(value: Any) -> list[Any]:
     """The list in a column, also as the JSON text that CSV has of it; empty for anything else."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return []
-    return list(value) if isinstance(value, list | tuple) else []
+    items = parsed(value) if isinstance(value, str) else value
+    return list(items) if isinstance(items, list | tuple) else []
 
 
 def lacks(value: Any) -> bool:

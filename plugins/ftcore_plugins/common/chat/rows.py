@@ -12,12 +12,23 @@ from typing import Any
 import attrs
 
 from ftcore.api import Drop, Example, Format, Row, RowError, Run
+from ftcore_plugins.common.chat.calls import parsed
 from ftcore_plugins.common.chat.encoding import ChatFormat, Refused
 from ftcore_plugins.common.chat.messages import Conversation, Message, kind_of
 from ftcore_plugins.common.chat.tokens import Tokens
 from ftcore_plugins.common.collate import PadRight, pad_id_of
 
-__all__ = ["PRELUDE", "ChatRows", "asked", "bounded", "fingerprint", "format_of", "text_of", "tokenizer_of"]
+__all__ = [
+    "PRELUDE",
+    "ChatRows",
+    "asked",
+    "bounded",
+    "fingerprint",
+    "format_of",
+    "history_of",
+    "text_of",
+    "tokenizer_of",
+]
 
 PRELUDE = "prelude"
 """Feature of an example: what comes before the reply proper in reply and answer, such as Qwen 3's empty thoughts."""
@@ -96,10 +107,22 @@ def fingerprint(tokens: Tokens, template: str, variables: Mapping[str, Any]) -> 
     return hashlib.sha256(f"{source}\0{parts}".encode()).hexdigest()
 
 
-def asked(question: str, reply: str, system: str = "") -> list[Message]:
+def asked(question: str, reply: str) -> list[Message]:
     """The messages of one question and its reply."""
-    head = [{"role": "system", "content": system}] if system else []
-    return [*head, {"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+
+
+def history_of(row: Row) -> list[Message]:
+    """The messages before the question: the pairs of question and reply in a column `history`, as LLaMA-Factory has it.
+
+    Raises `RowError` if something else is in it.
+    """
+    raw = row.values.get("history") or []
+    pairs = parsed(raw) if isinstance(raw, str) else raw
+    if not isinstance(pairs, list | tuple) or not all(_is_pair(pair) for pair in pairs):
+        reason = "column 'history' must be a list of pairs of question and reply; name it otherwise by data.columns"
+        raise RowError(reason, origin=row.origin)
+    return [message for question, reply in pairs for message in asked(question, reply)]
 
 
 def text_of(row: Row, column: str, required: bool = True) -> str:
@@ -113,6 +136,10 @@ def text_of(row: Row, column: str, required: bool = True) -> str:
         there = ", ".join(row.values) or "none"
         raise RowError(f"no column {column!r}; the row has {there}", origin=row.origin)
     raise RowError(f"column {column!r} must be a text, not {kind_of(value)}", origin=row.origin)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and [type(text) for text in value] == [str, str]
 
 
 def _with_template(processor: Any, source: str) -> Any:

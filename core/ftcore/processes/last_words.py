@@ -18,7 +18,7 @@ import attrs
 from ftcore import errors
 from ftcore.errors import FtcoreError, Interrupted, OutOfMemoryError, RunError
 from ftcore.files import disk_is_full, replace_text
-from ftcore.processes import endings
+from ftcore.processes import failures
 from ftcore.processes.attach import LOGS
 from ftcore.values import Run
 
@@ -62,7 +62,7 @@ def leave(run: Run, error: FtcoreError | Interrupted, reason: str) -> None:
         kind="RunError" if disk_is_full(error.__cause__ or error) else type(error).__name__,
         reason=reason,
         text=str(error),
-        smaller=endings.smaller_batch(error),
+        smaller=failures.smaller_batch(error),
     )
     with suppress(OSError):
         (run.folder / LOGS).mkdir(exist_ok=True)
@@ -93,7 +93,7 @@ def true_reason(run: Run, error: BaseException, requested: Interrupted | None) -
     `requested` is a signal that this process has been sent. A launcher sends one to all when one of them dies, so it
     counts as a stop only where another process was stopped as well, or where somebody else's launcher may mean it.
     """
-    lost = endings.lost_another(error)
+    lost = failures.lost_another(error)
     if run.world.size == 1 or not (lost or isinstance(error, Interrupted)):
         return error
     others = [word for word in words_in(run.folder) if word.rank != run.world.rank]

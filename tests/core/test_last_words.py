@@ -14,9 +14,9 @@ from ftcore.errors import (
     ProfileError,
     RunError,
 )
-from ftcore.processes import words
-from ftcore.processes.endings import comes_again, lost_another
-from ftcore.processes.words import forget, leave, leave_to_main, smaller_batch_in, true_reason, words_in
+from ftcore.processes import last_words
+from ftcore.processes.failures import comes_again, lost_another
+from ftcore.processes.last_words import forget, leave, leave_to_main, smaller_batch_in, true_reason, words_in
 from ftcore.values import Profile, Run, World
 
 LOST = ConnectionError("connection closed by peer")
@@ -94,7 +94,7 @@ def test_a_signal_and_a_lost_process(rank, started_by, other_stopped, expected):
 
 
 def test_what_the_main_process_finds_as_well_is_left_to_it(rank, monkeypatch):
-    monkeypatch.setattr(words, "PATIENCE", 0.1)
+    monkeypatch.setattr(last_words, "PATIENCE", 0.1)
     for text, told in (("same", True), ("other", False)):
         error = RunError("same")
         leave(rank(0), RunError(text), text)

@@ -10,7 +10,7 @@ from ftcore.checkpoints import CheckpointStore
 from ftcore.errors import CrashError, FtcoreError, Interrupted, RunError
 from ftcore.files import disk_is_full
 from ftcore.processes.attach import rank_log
-from ftcore.processes.endings import comes_again, lost_another
+from ftcore.processes.failures import comes_again, lost_another
 from ftcore.runlog import FILE as RUN_LOG
 from ftcore.values import Run
 
