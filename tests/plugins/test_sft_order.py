@@ -96,7 +96,7 @@ def test_order_reads_no_row(tiny: Tiny, tmp_path: Path) -> None:
 def test_the_option_changes_the_steps(tiny: Tiny, tmp_path: Path) -> None:
     def rows_of_steps(options: Options) -> list[set[str]]:
         trainer, seen = tiny.trainer(tiny.run(tmp_path, train=SHORT), sft=options), list[set[str]]()
-        keep = lambda step: seen.append(set(trainer.inner._origins)) or Decision()  # noqa: E731
+        keep = lambda step: seen.append(set(trainer.inner._tally.origins)) or Decision()  # noqa: E731
         trainer.train(FakeControl(tmp_path / "c", keep), None)
         return seen
 

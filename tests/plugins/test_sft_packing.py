@@ -205,7 +205,7 @@ def test_a_bin_counts_as_one_row_of_the_batch(tiny: Tiny, tmp_path: Path) -> Non
     assert sum(tiny.data.lengths) / 128 <= bins < len(tiny.data.train) / 2
     assert trainer.total_steps == 2 * -(-bins // 2)
     origins: list[str] = []
-    control = FakeControl(tmp_path / "c", lambda step: origins.extend(trainer.inner._origins) or Decision())
+    control = FakeControl(tmp_path / "c", lambda step: origins.extend(trainer.inner._tally.origins) or Decision())
     trainer.train(control, None)
     assert sorted(origins) == sorted(2 * [row.origin for row in tiny.data.train])
     counted = sum(label != MASKED for row in tiny.data.train for label in row.labels)

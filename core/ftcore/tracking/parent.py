@@ -51,12 +51,12 @@ class Parent:
                 time.sleep(LOOK_SECONDS)
             else:
                 self._listen()
+            if orphaned and has_worker(self._folder):  # a look later, since a dead run may hold its lock for a moment
+                os._exit(0)  # the run goes on in another process, with trackers of its own
             if not orphaned and os.getppid() != self._process:
                 orphaned = True
                 faulthandler.dump_traceback_later(ORPHAN_SECONDS, exit=True)
                 self._over.set()
-            if orphaned and has_worker(self._folder):
-                os._exit(0)  # the run goes on in another process, with trackers of its own
             self._tick()
 
     def _listen(self) -> None:
