@@ -8,10 +8,9 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-LIGHT = Path(__file__).resolve().parent.parent / "tests" / "core" / "light"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "kit"))
 
-PLUGINS = {"light_rows": "Rows", "light_format": "Format", "light_model": "Model", "light_trainer": "Trainer"}
-PLUGINS |= {"light_export": "Export"}
+from light_profile import LIGHT, PLUGINS
 
 PROFILE = """\
 [run]
@@ -35,8 +34,8 @@ eval_steps = 4
 
 def install(folder: Path, trackers: Iterable[str]) -> None:
     """A distribution with the light plugins, and `trackers` of these names, for this process and those it starts."""
-    points = [f"{name} = light_plugins:Light{cls}" for name, cls in PLUGINS.items()]
-    points += [f"{name} = light_trackers:LightTracker" for name in trackers]
+    plugins = {**PLUGINS, **dict.fromkeys(trackers, PLUGINS["light_tracker"])}
+    points = [f"{name} = {place}" for name, place in plugins.items()]
     info = folder / "light-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: light\nVersion: 1.0\n", "utf-8")

@@ -51,8 +51,11 @@ def encoding_of(backend: Any) -> Any:
         return None
     source = json.loads(backend.to_str())
     added = {str(token["content"]): int(token["id"]) for token in source["added_tokens"]}
-    words, ranks = _words_of(source["pre_tokenizer"]), _ranks_of(source["model"], added)
-    if words is None or ranks is None or not _is_plain(source, added):
+    words = _words_of(source["pre_tokenizer"])
+    if words is None or not _is_plain(source, added):
+        return None
+    ranks = _ranks_of(source["model"], added)  # takes seconds
+    if ranks is None:
         return None
     return tiktoken.Encoding("ftcore", pat_str=words, mergeable_ranks=ranks, special_tokens=added)
 
